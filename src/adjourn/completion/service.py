@@ -1,0 +1,324 @@
+"""Events in: validate → price → identify → write, and tell of each event what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Sequence
+from typing import Literal
+
+import msgspec
+
+from adjourn.clock import Clock
+from adjourn.completion import quarantine
+from adjourn.completion.dedupe import DedupeBy, judge
+from adjourn.completion.quarantine import Quarantined
+from adjourn.completion.validate import Context, Prepared, Problem, prepare
+from adjourn.database import Appended, Database, Tx, Verdict
+from adjourn.errors import EventConflict
+from adjourn.events import Record
+from adjourn.log import Log
+from adjourn.prices import PriceTable
+
+Status = Literal["accepted", "duplicate", "conflict", "invalid"]
+
+SLICE_BYTES = 256 * 1024
+"""How much is decoded before the event loop gets its turn."""
+
+CONFLICT_MESSAGE = "an event with this id was taken before, with other content"
+CONFLICT_REMEDY = (
+    'give the new event an id of its own, or send a correction as event_type "session.amended" that names in `amends` '
+    "what it corrects"
+)
+
+
+class Result(msgspec.Struct, omit_defaults=True):
+    """What became of one event."""
+
+    status: Status
+    event_id: str | None = None
+    code: str = ""
+    path: str = ""
+    message: str = ""
+    remedy: str = ""
+    quarantine_id: str = ""
+
+
+class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
+    secret: bytes
+    dedupe_by: DedupeBy
+    timestamp_ahead_ms_max: int
+    sources: frozenset[str]
+
+
+class Counters(msgspec.Struct):
+    """Since this process started."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    conflict: int = 0
+    invalid: int = 0
+    unpriced: int = 0
+
+    def add(self, results: Sequence[Result], records: Sequence[Record]) -> None:
+        statuses = [result.status for result in results]
+        self.accepted += statuses.count("accepted")
+        self.duplicate += statuses.count("duplicate")
+        self.conflict += statuses.count("conflict")
+        self.invalid += statuses.count("invalid")
+        self.unpriced += [record.cost_nanousd for record in records].count(None)
+
+
+class Ingest:
+    def __init__(
+        self, database: Database, log: Log, settings: IngestSettings, prices: PriceTable, clock: Clock
+    ) -> None:
+        self.counters = Counters()
+        self.in_hand = 0
+        """Events that are being taken now: neither durable nor refused yet."""
+        self._database = database
+        self._log = log
+        self._settings = settings
+        self._prices = prices
+        self._clock = clock
+        self._last_context: Context | None = None
+
+    async def take(
+        self,
+        tenant: str,
+        raws: Sequence[bytes],
+        *,
+        source: str,
+        producer: str = "",
+        sequences: Sequence[int] | None = None,
+        refused: Sequence[Problem] = (),
+    ) -> list[Result]:
+        """Write events (JSON objects) to the log; returns when they are durable, one result each, in order.
+
+        `producer` and `sequences` (ascending) make a resend exact without a window. `refused` are bodies that the
+        caller has found wrong already, with their places in the whole. Raises TooBusy, Unavailable, StorageFull: then
+        nothing is claimed, and the same call may be made again."""
+        self.in_hand += len(raws)
+        try:
+            return await self._take(tenant, raws, source, producer, sequences, refused)
+        finally:
+            self.in_hand -= len(raws)
+
+    async def _take(
+        self,
+        tenant: str,
+        raws: Sequence[bytes],
+        source: str,
+        producer: str,
+        sequences: Sequence[int] | None,
+        refused: Sequence[Problem],
+    ) -> list[Result]:
+        if not self._prices.loaded:
+            await asyncio.to_thread(self._prices.load)  # a quarter of a second, once; the event loop goes on meanwhile
+        context = self._context(tenant)
+        if len(raws) == 1:
+            prepared = prepare(raws, context, sequences)
+        else:
+            prepared = await self._prepare(raws, context, sequences)
+        if refused:
+            prepared = _with_refused(prepared, refused)
+        kept = [_quarantined(problem, context, source) for problem in prepared.problems]
+        scoped = f"{tenant}/{producer}" if producer else ""
+        appended = await self._write(prepared.records, kept, scoped)
+        results = _results(len(raws) + len(refused), prepared, kept, appended)
+        self.counters.add(results, prepared.records)
+        return results
+
+    async def retry(self, tenant: str | None, entry_id: str) -> Result:
+        """Send a quarantined body again, as it is, under the settings of now. Raises NotFound.
+
+        A retry may come days later, so it is not the window that knows what was taken: the whole log is asked."""
+        entry = await self._database.read(quarantine.show, tenant, entry_id)
+        result = await self._before(entry) or (await self.take(entry.tenant, [entry.body], source=entry.source))[0]
+        if entry.state == "held" and result.status in ("accepted", "duplicate"):
+            await self._database.write(quarantine.accepted, entry_id)
+        return result
+
+    async def _before(self, entry: Quarantined) -> Result | None:
+        """What the log says of an event that it holds already, from an earlier retry or another sender."""
+        records = prepare([entry.body], self._context(entry.tenant)).records
+        if not records:
+            return None
+        (record,) = records
+        holder = await self._log.find(entry.tenant, record.event_id)
+        if holder is None:  # deleted since, perhaps: what was accepted once stays accepted
+            return Result("duplicate", record.event_id) if entry.state == "accepted" else None
+        verdict = judge(record, holder)
+        if verdict == "accepted":
+            return None
+        return _conflict(record) if verdict == "conflict" else Result("duplicate", record.event_id)
+
+    def _context(self, tenant: str) -> Context:
+        """Events of one tenant that come in the same millisecond share it."""
+        now_ms = self._clock.wall_ms()
+        context = self._last_context
+        if context is not None and context.now_ms == now_ms and context.tenant == tenant:
+            return context
+        settings = self._settings
+        self._last_context = context = Context(
+            tenant=tenant,
+            now_ms=now_ms,
+            secret=settings.secret,
+            prices=self._prices,
+            dedupe_by=settings.dedupe_by,
+            timestamp_ahead_ms_max=settings.timestamp_ahead_ms_max,
+            sources=settings.sources,
+        )
+        return context
+
+    async def _prepare(self, raws: Sequence[bytes], context: Context, sequences: Sequence[int] | None) -> Prepared:
+        cuts = _slices(raws)
+        whole = Prepared([], [], [])
+        for start, end in cuts:
+            part = prepare(raws[start:end], context, sequences[start:end] if sequences is not None else None)
+            whole.records.extend(part.records)
+            whole.places.extend([place + start for place in part.places])
+            whole.problems.extend([msgspec.structs.replace(p, index=p.index + start) for p in part.problems])
+            await asyncio.sleep(0)
+        return whole
+
+    async def _write(self, records: list[Record], refused: list[Quarantined], producer: str) -> list[Appended]:
+        """One write for each partition that the events belong to; what is refused goes with the first."""
+        if not records and not refused:
+            return []
+        if self._database.partitions == 1:
+            weight = max(1, len(records))
+            return [await self._database.write(_put, records, refused, producer, weight=weight)]
+        groups = _by_partition(records, self._database)
+        writes = [
+            self._database.write(_put, mine, held, producer, key=key, weight=max(1, len(mine) + len(held)))
+            for (key, mine), held in zip(groups, itertools.chain((refused,), itertools.repeat(())), strict=False)
+        ]
+        if len(writes) == 1:
+            return [await writes[0]]
+        return await _all(writes)
+
+
+async def _all(writes: Sequence[Awaitable[Appended]]) -> list[Appended]:
+    """Wait for every write, so that none is still under way when the caller hears of a failure."""
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+
+def _put(tx: Tx, records: Sequence[Record], refused: Sequence[Quarantined], producer: str) -> Appended:
+    if refused:
+        quarantine.keep(tx, refused)
+    return tx.append(records, producer=producer)
+
+
+def _with_refused(prepared: Prepared, refused: Sequence[Problem]) -> Prepared:
+    """Put both in the order of the whole."""
+    taken = {problem.index for problem in refused}
+    count = len(taken) + len(prepared.records) + len(prepared.problems)
+    free = [place for place in range(count) if place not in taken]
+    problems = [msgspec.structs.replace(problem, index=free[problem.index]) for problem in prepared.problems]
+    return Prepared(prepared.records, [free[place] for place in prepared.places], [*problems, *refused])
+
+
+def _slices(raws: Sequence[bytes]) -> list[tuple[int, int]]:
+    cuts: list[tuple[int, int]] = []
+    start = size = 0
+    for index, raw in enumerate(raws):
+        size += len(raw)
+        if size >= SLICE_BYTES:
+            cuts.append((start, index + 1))
+            start, size = index + 1, 0
+    if start < len(raws) or not cuts:
+        cuts.append((start, len(raws)))
+    return cuts
+
+
+def _by_partition(records: list[Record], database: Database) -> list[tuple[str, list[Record]]]:
+    """(a key that leads to the partition, its records in order); at least one group."""
+    if not records:
+        return [("", records)]
+    groups: dict[int, tuple[str, list[Record]]] = {}
+    for record in records:
+        partition = database.partition_of(record.session_id)
+        group = groups.get(partition)
+        if group is None:
+            groups[partition] = (record.session_id, [record])
+        else:
+            group[1].append(record)
+    return list(groups.values())
+
+
+def _results(
+    count: int, prepared: Prepared, refused: Sequence[Quarantined], appended: Sequence[Appended]
+) -> list[Result]:
+    if not prepared.problems and len(appended) == 1 and appended[0].verdicts is None:
+        return [Result("accepted", record.event_id) for record in prepared.records]
+    by_place: dict[int, Result] = {}
+    place_of = {id(record): place for record, place in zip(prepared.records, prepared.places, strict=True)}
+    for part in appended:
+        verdicts: list[Verdict] = part.verdicts or ["accepted"] * len(part.records)
+        for record, verdict in zip(part.records, verdicts, strict=True):
+            by_place[place_of[id(record)]] = (
+                _conflict(record) if verdict == "conflict" else Result(verdict, record.event_id)
+            )
+    for problem, entry in zip(prepared.problems, refused, strict=True):
+        by_place[problem.index] = Result(
+            "invalid",
+            code=problem.code,
+            path=problem.path,
+            message=problem.message,
+            remedy=problem.remedy,
+            quarantine_id=entry.id,
+        )
+    return [by_place[index] for index in range(count)]
+
+
+def _conflict(record: Record) -> Result:
+    return Result(
+        "conflict",
+        record.event_id,
+        code=EventConflict.code,
+        path="event_id",
+        message=CONFLICT_MESSAGE,
+        remedy=CONFLICT_REMEDY,
+        quarantine_id=quarantine.quarantine_id(record.tenant, EventConflict.code, record.body),
+    )
+
+
+def _quarantined(problem: Problem, context: Context, source: str) -> Quarantined:
+    return Quarantined(
+        id=quarantine.quarantine_id(context.tenant, problem.code, problem.raw),
+        tenant=context.tenant,
+        received_ms=context.now_ms,
+        code=problem.code,
+        path=problem.path,
+        message=f"{problem.message}; {problem.remedy}",
+        source=source,
+        state="held",
+        body=problem.raw,
+    )
+
+
+def conflicting(records: Sequence[tuple[Record, int]], source: str = "ingest") -> list[Quarantined]:
+    """What the log refused as conflicts (record, offset of the event that holds the id), for quarantine."""
+    return [
+        Quarantined(
+            id=quarantine.quarantine_id(record.tenant, EventConflict.code, record.body),
+            tenant=record.tenant,
+            received_ms=record.received_ms,
+            code=EventConflict.code,
+            path="event_id",
+            message=f"{CONFLICT_MESSAGE} ({_place_of(offset)}); {CONFLICT_REMEDY}",
+            source=source,
+            state="held",
+            body=record.body,
+        )
+        for record, offset in records
+    ]
+
+
+def _place_of(offset: int) -> str:
+    return f"offset {offset}" if offset >= 0 else "in the same batch"

@@ -1,0 +1,196 @@
+"""Every error that Adjourn raises on purpose: one tree, each message a fact and a remedy, each with its HTTP status.
+
+`code` is the stable name that clients may match on; docs/reference/errors.md lists every one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AdjournError(Exception):
+    """The root. `message` states the fact and the remedy; `path` names the offending field or setting, if any."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, path: str = "", retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.retry_after_ms = retry_after_ms
+
+
+class ConfigInvalid(AdjournError):
+    """A setting is unknown, of the wrong type, or contradicts another."""
+
+    code = "config_invalid"
+    status = 400
+
+
+class EventInvalid(AdjournError):
+    """An event breaks the schema. It is kept whole in quarantine."""
+
+    code = "event_invalid"
+    status = 422
+
+
+class EventConflict(AdjournError):
+    """An event's id was used before with other content. It is kept whole in quarantine."""
+
+    code = "event_conflict"
+    status = 409
+
+
+class BodyInvalid(AdjournError):
+    """A request's body cannot be read as what its headers say it is."""
+
+    code = "body_invalid"
+    status = 400
+
+
+class BodyTooLarge(AdjournError):
+    """A request's body is larger than the server takes at once."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class MediaTypeUnsupported(AdjournError):
+    """The content type or encoding of a request is not one that this route reads."""
+
+    code = "media_type_unsupported"
+    status = 415
+
+
+class Unauthenticated(AdjournError):
+    """No key, or one that is unknown or revoked."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class Forbidden(AdjournError):
+    """The key is good, but its role does not allow this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(AdjournError):
+    """Nothing of that name exists for this tenant."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(AdjournError):
+    """The route exists, but not for this method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class TooBusy(AdjournError):
+    """More work is waiting than the server queues; try again after `retry_after_ms`."""
+
+    code = "too_busy"
+    status = 429
+
+
+class Unavailable(AdjournError):
+    """The database cannot be reached now, or the server is stopping; try again after `retry_after_ms`."""
+
+    code = "unavailable"
+    status = 503
+
+
+class StorageFull(AdjournError):
+    """The disk or its quota is full; nothing was accepted."""
+
+    code = "storage_full"
+    status = 507
+
+
+class SpoolFull(AdjournError):
+    """The spool has reached its limit and is set to refuse rather than drop."""
+
+    code = "spool_full"
+    status = 507
+
+
+class SpoolClosed(AdjournError):
+    """The runtime was stopped; events can no longer be captured through it."""
+
+    code = "spool_closed"
+    status = 503
+
+
+class Fenced(AdjournError):
+    """Another node owns this session now: its epoch is higher than the writer's."""
+
+    code = "fenced"
+    status = 409
+
+
+class DebitRefused(AdjournError):
+    """An account does not hold what a write wanted to take from it."""
+
+    code = "debit_refused"
+    status = 402
+
+
+class DatabaseTooNew(AdjournError):
+    """The database was migrated by a newer version than this one; upgrade Adjourn."""
+
+    code = "database_too_new"
+    status = 500
+
+
+class DatabaseCorrupt(AdjournError):
+    """The database file fails its own checks; `adjourn db check` says what can be saved."""
+
+    code = "database_corrupt"
+    status = 500
+
+
+class BlockCorrupt(AdjournError):
+    """A block of the log fails its checksum; it is reported and skipped."""
+
+    code = "block_corrupt"
+    status = 500
+
+
+class DestinationOutage(AdjournError):
+    """A destination cannot be reached or asks to slow down: its cursor waits, no attempt is used up."""
+
+    code = "destination_outage"
+    status = 503
+
+
+class ExtraMissing(AdjournError):
+    """A feature needs an optional dependency that is not installed; the message says which to install."""
+
+    code = "extra_missing"
+    status = 500
+
+
+class FaultUnavailable(AdjournError):
+    """A test asked for a fault that this machine cannot produce; the message says what is missing."""
+
+    code = "fault_unavailable"
+    status = 500
+
+
+class BodySlow(AdjournError):
+    """A request's body did not arrive within the time that one may take."""
+
+    code = "body_slow"
+    status = 408
+
+
+class AlreadyExists(AdjournError):
+    """Something stands where a backup or a restored database would be put; nothing was overwritten."""
+
+    code = "already_exists"
+    status = 409

@@ -1,0 +1,141 @@
+"""What a completion is: schema v1.2 of `session.completed`, and the forms in which an event travels inside Adjourn.
+
+The bytes that a sender wrote are kept as they came (`body`), so that unknown fields survive; what Adjourn adds (cost,
+price provenance, times) stands beside them. Times are RFC 3339 with an offset; counts are integers; cost outside is
+decimal USD, inside integer nano-USD.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+SCHEMA_VERSION = "v1.2"
+ID_LENGTH_MAX = 256
+
+Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
+Time = Annotated[datetime, Meta(tz=True)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Short = Annotated[str, Meta(max_length=1024)]
+
+EventType = Literal["session.completed", "session.amended"]
+SessionType = Literal["chat", "api", "autonomous", "realtime"]
+Modality = Literal["text", "audio", "video", "image"]
+Transport = Literal["http", "sse", "websocket", "webrtc", "sip"]
+OutcomeStatus = Literal["success", "error", "timeout", "user_terminated"]
+
+
+class SessionPart(msgspec.Struct, gc=False, omit_defaults=True, kw_only=True):
+    session_id: Id
+    session_type: SessionType | None = None
+    start_time: Time | None = None
+    end_time: Time | None = None
+    duration_ms: Count | None = None
+    input_modality: Modality | None = None
+    transport: Transport | None = None
+    attempt: Count | None = None
+    """Which run of the session this completes, from 1; part of the id that an event without one is given."""
+
+
+class UserPart(msgspec.Struct, gc=False, omit_defaults=True, kw_only=True):
+    user_id: Id | None = None
+    organization_id: Id | None = None
+    tier: Short | None = None
+
+
+class UsagePart(msgspec.Struct, gc=False, omit_defaults=True, kw_only=True):
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    total_tokens: Count | None = None
+    model: Short | None = None
+    estimated_cost_usd: Decimal | None = None
+    tool_calls: Count | None = None
+    cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    reasoning_output_tokens: Count | None = None
+
+
+class OutcomePart(msgspec.Struct, gc=False, omit_defaults=True, kw_only=True):
+    status: OutcomeStatus | None = None
+    final_message: str | None = None
+    error_code: Short | None = None
+    final_state: msgspec.Raw | UnsetType = UNSET
+
+
+class MetadataPart(msgspec.Struct, gc=False, omit_defaults=True, kw_only=True):
+    client_version: Short | None = None
+    source_ip: Short | None = None
+    source: Short | None = None
+    """Which door or SDK it came through; `capture.sources` may restrict it."""
+    custom_tags: dict[str, msgspec.Raw] | None = None
+
+
+class Completion(msgspec.Struct, gc=False, omit_defaults=True, kw_only=True):
+    """One `session.completed` (or `session.amended`) event as senders write it. Only `session.session_id` is a must."""
+
+    event_type: EventType = "session.completed"
+    event_id: Id | None = None
+    timestamp: Time | None = None
+    session: SessionPart
+    user: UserPart | None = None
+    usage: UsagePart | None = None
+    outcome: OutcomePart | None = None
+    metadata: MetadataPart | None = None
+    amends: Id | None = None
+    """On `session.amended`: the id of the event that this one corrects."""
+
+
+class Record(msgspec.Struct, gc=False):
+    """An event on its way into the log: validated, priced, identified."""
+
+    tenant: str
+    session_id: str
+    event_id: str
+    body: bytes
+    """The event's JSON object as the sender wrote it, with `event_id` put in if it had none."""
+    id_hash: bytes
+    """8 bytes: the event id under the installation's secret and the tenant."""
+    content_hash: bytes
+    """8 bytes over the body as it was sent."""
+    received_ms: int
+    cost_nanousd: int | None = None
+    price_ref: str = ""
+    """Where the cost came from: `sent`, or `genai-prices/0.2.3:openai/gpt-4o`; empty when there is none."""
+    dedupe_hash: bytes = b""
+    """8 bytes: what the window holds it by, where that is not the event id (`dedupe_by: session`); else empty."""
+    sequence: int = 0
+    """Of a known producer: this event's number in its stream, from 1. 0 for anonymous senders."""
+
+
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event read back from the log, at (partition, offset)."""
+
+    partition: int
+    offset: int
+    tenant: str
+    body: bytes
+    received_ms: int
+    cost_nanousd: int | None
+    price_ref: str
+
+    def completion(self) -> Completion:
+        return decode_completion(self.body)
+
+
+class Identity(msgspec.Struct, gc=False):
+    """As little of an event as routing needs; decodes several times faster than the whole."""
+
+    event_id: str
+    session: SessionIdentity
+
+
+class SessionIdentity(msgspec.Struct, gc=False):
+    session_id: str
+
+
+decode_completion = msgspec.json.Decoder(Completion).decode
+decode_identity = msgspec.json.Decoder(Identity).decode

@@ -1,0 +1,38 @@
+"""Who calls: every route but the probes names the permission that it needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from adjourn.node import Node
+from adjourn.security.keys import Key
+from adjourn.security.roles import Permission
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+def requires(permission: Permission) -> Any:
+    """A guard: checks the key, and leaves it in `connection.state.key`. Raises Unauthenticated, Forbidden."""
+
+    async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+        connection.state.key = await node_of(connection).keys.check(
+            connection.headers.get("authorization", ""), permission
+        )
+
+    return guard
+
+
+def node_of(connection: Connection) -> Node:
+    node = connection.app.state.node
+    assert isinstance(node, Node)
+    return node
+
+
+def caller_of(connection: Connection) -> Key:
+    """Whom the guard let in."""
+    key = connection.state.key
+    assert isinstance(key, Key)
+    return key

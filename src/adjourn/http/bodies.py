@@ -1,0 +1,268 @@
+"""From a request's body to events: NDJSON, one object, an array; plain, gzip or zstd. Pure, and bounded.
+
+CloudEvents are read in `cloudevents.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+import zstandard
+
+from adjourn.completion.validate import Problem
+from adjourn.errors import BodyInvalid, BodyTooLarge, MediaTypeUnsupported
+from adjourn.http import cloudevents
+
+NDJSON = "application/x-ndjson"
+JSON = "application/json"
+CLOUD_EVENT = "application/cloudevents+json"
+CLOUD_BATCH = "application/cloudevents-batch+json"
+LINES = (NDJSON, "application/ndjson", "application/jsonl")
+FORM = "application/x-www-form-urlencoded"
+"""What `curl -d` says of any body; JSON in it is taken for JSON."""
+ENCODINGS = ("gzip", "zstd")
+EVENTS_MAX = 50_000
+"""In one request. Megabytes of `0,` would otherwise be millions of items, each refused and kept by itself."""
+SLICE_BYTES = 256 * 1024
+"""How much is split before the event loop gets its turn."""
+MEMBERS_MAX = 4096
+"""Gzip members or zstd frames in one body; a million empty ones would take minutes."""
+GZIP_STEP_BYTES = 65_536
+# A zstd block of 4 bytes makes 128 KiB: a step makes at most 16 MiB more than was allowed.
+ZSTD_STEP_BYTES = 512
+# RFC 9659: the largest window that a content encoding may ask for.
+ZSTD_WINDOW_BYTES_MAX = 8 * 1024 * 1024
+
+_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+# Integers stay text: Python refuses to convert some, and only where an item ends is of interest.
+_decode_at = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decode
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def decompress(body: bytes, encoding: str, bytes_max: int) -> bytes:
+    """Raises BodyTooLarge before more than `bytes_max` were made of it, BodyInvalid, MediaTypeUnsupported."""
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    try:
+        if encoding == "gzip":
+            return _gunzip(body, bytes_max)
+        if encoding == "zstd":
+            return _unzstd(body, bytes_max)
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise BodyInvalid(f"the body is not valid {encoding} ({error}); check Content-Encoding") from error
+    raise MediaTypeUnsupported(
+        f"Content-Encoding {encoding[:50]!r} is not read here; send {', '.join(ENCODINGS)}, or none",
+        path="content-encoding",
+    )
+
+
+def _gunzip(body: bytes, bytes_max: int) -> bytes:
+    """All members, one after the other, as gzip allows. In steps, because what follows a member is copied."""
+    parts: list[bytes] = []
+    room, position, members = bytes_max, 0, 0
+    while position < len(body):
+        members = _counted(members)
+        inflater = zlib.decompressobj(wbits=31)
+        while not inflater.eof:
+            step = inflater.unconsumed_tail or body[position : position + GZIP_STEP_BYTES]
+            if not step:
+                raise BodyInvalid("the gzip body ends too early; send it whole")
+            position += 0 if inflater.unconsumed_tail else len(step)
+            parts.append(inflater.decompress(step, room + 1))
+            room -= len(parts[-1])
+            if room < 0:
+                raise too_large(bytes_max)
+        position -= len(inflater.unused_data)
+    return b"".join(parts)
+
+
+def _unzstd(body: bytes, bytes_max: int) -> bytes:
+    """All frames. Not by a stream reader: it takes a frame that was cut off for a whole one."""
+    parts: list[bytes] = []
+    room, position, frames = bytes_max, 0, 0
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX)
+    while position < len(body):
+        frames = _counted(frames)
+        frame = decompressor.decompressobj()
+        while not frame.eof:
+            step = body[position : position + ZSTD_STEP_BYTES]
+            if not step:
+                raise BodyInvalid("the zstd body ends too early; send it whole")
+            position += len(step)
+            if part := frame.decompress(step):
+                parts.append(part)
+                room -= len(part)
+                if room < 0:
+                    raise too_large(bytes_max)
+        position -= len(frame.unused_data)
+    return b"".join(parts)
+
+
+def _counted(members: int) -> int:
+    if members == MEMBERS_MAX:
+        raise BodyInvalid(f"the body is made of more than {MEMBERS_MAX} compressed pieces; compress it as a whole")
+    return members + 1
+
+
+def too_large(bytes_max: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"the body is larger than {bytes_max} bytes; send fewer events at once, or raise server.body_mb_max"
+    )
+
+
+def too_many() -> BodyTooLarge:
+    return BodyTooLarge(f"the body holds more than {EVENTS_MAX} events; send fewer at once")
+
+
+class Split(msgspec.Struct):
+    """The events of a body, each as the bytes that were sent, and what is refused without looking into the event.
+
+    `refused` hold their places among all items of the body; `raws` are the others, in order."""
+
+    raws: list[bytes]
+    refused: list[Problem]
+
+
+def split(body: bytes, content_type: str, headers: Mapping[str, str]) -> Split:
+    """All of `parts` at once: for bodies that are small. Raises what `parts` raises."""
+    whole = Split([], [])
+    for part in parts(body, content_type, headers):
+        add(whole, part)
+    return whole
+
+
+def add(whole: Split, part: Split) -> None:
+    """Raises BodyTooLarge past `EVENTS_MAX` events."""
+    start = len(whole.raws) + len(whole.refused)
+    whole.raws = whole.raws + part.raws if whole.raws else part.raws
+    whole.refused += [msgspec.structs.replace(problem, index=problem.index + start) for problem in part.refused]
+    if len(whole.raws) + len(whole.refused) > EVENTS_MAX:
+        raise too_many()
+
+
+def parts(body: bytes, content_type: str, headers: Mapping[str, str]) -> Iterator[Split]:
+    """The events of a body, about `SLICE_BYTES` at a time. Raises BodyInvalid, BodyTooLarge, MediaTypeUnsupported.
+
+    A line or item that is not an event is not this function's business: it is refused by itself, later."""
+    kind = media_type(content_type)
+    if kind == CLOUD_EVENT:
+        yield _cloud([body])
+    elif kind == CLOUD_BATCH:
+        for items in _items(body):
+            yield _cloud(items)
+    elif "ce-specversion" in headers:
+        # Binary mode: the content type is that of the data, which is judged as every event is.
+        yield _one(cloudevents.from_binary(body, headers))
+    elif kind in LINES:
+        for lines in _lines(body):
+            yield Split(lines, [])
+    elif kind in (JSON, "") or (kind == FORM and body.lstrip()[:1] in (b"{", b"[")):
+        for events in _json(body):
+            yield Split(events, [])
+    else:
+        raise MediaTypeUnsupported(
+            f"Content-Type {kind[:80]!r} is not read here; send {NDJSON}, {JSON}, {CLOUD_EVENT} or {CLOUD_BATCH}",
+            path="content-type",
+        )
+
+
+def _one(event: bytes | Problem) -> Split:
+    return Split([], [event]) if isinstance(event, Problem) else Split([event], [])
+
+
+def _cloud(items: Sequence[bytes]) -> Split:
+    found = Split([], [])
+    for index, item in enumerate(items):
+        event = cloudevents.from_structured(item, index)
+        if isinstance(event, Problem):
+            found.refused.append(event)
+        else:
+            found.raws.append(event)
+    return found
+
+
+def _lines(body: bytes) -> Iterator[list[bytes]]:
+    start = 0
+    while start < len(body):
+        end = len(body) if len(body) - start <= SLICE_BYTES else body.find(b"\n", start + SLICE_BYTES) + 1 or len(body)
+        lines = (body if end - start == len(body) else body[start:end]).split(b"\n")
+        if not lines[-1]:
+            lines.pop()
+        if b"" in lines or b"\r" in lines:
+            lines = [line for line in lines if line.strip()]
+        yield lines
+        start = end
+
+
+def _json(body: bytes) -> Iterator[list[bytes]]:
+    """One object or an array. curl without a content type sends neither header: NDJSON is known by its second line."""
+    start = body.lstrip(b" \t\r\n")[:1]
+    if start == b"[":
+        yield from _items(body)
+        return
+    if not start:
+        raise BodyInvalid("the body is empty; send one event, an array of events, or NDJSON")
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        # Not one JSON value. Lines of objects are taken for what they are, anything else is one bad event.
+        first, _, second = body.partition(b"\n")
+        if first.lstrip()[:1] == b"{" and second.lstrip()[:1] == b"{":
+            yield from _lines(body)
+            return
+    yield [body]
+
+
+def _items(body: bytes) -> Iterator[list[bytes]]:
+    try:
+        if len(body) <= SLICE_BYTES:
+            yield [bytes(item) for item in _array(body)]
+        else:
+            yield from _long_array(body)
+    except (ValueError, RecursionError, IndexError) as error:
+        raise BodyInvalid(
+            f"the body is not a JSON array ({_why(error)}); nothing of it was taken: send it corrected"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    return "it ends too early" if isinstance(error, IndexError) else str(error)
+
+
+def _long_array(body: bytes) -> Iterator[list[bytes]]:
+    """In slices. As Latin-1, in which every byte is one character: places in the text are places in the body."""
+    text = body.decode("latin-1")
+    position = _past_space(text, 0)
+    if text[position] != "[":
+        raise ValueError("it begins otherwise")
+    position = sliced = _past_space(text, position + 1)
+    items: list[bytes] = []
+    empty = text[position] == "]"
+    while not empty:
+        _, end = _decode_at(text, position)
+        items.append(body[position:end])
+        position = _past_space(text, end)
+        if text[position] == "]":
+            break
+        if text[position] != ",":
+            raise ValueError(f"an item is followed by {text[position]!r} at byte {position}")
+        position = _past_space(text, position + 1)
+        if position - sliced >= SLICE_BYTES:
+            yield items
+            items, sliced = [], position
+    if _past_space(text, position + 1) != len(text):
+        raise ValueError(f"something follows it at byte {position + 1}")
+    yield items
+
+
+def _past_space(text: str, position: int) -> int:
+    space = _SPACE.match(text, position)
+    return position if space is None else space.end()

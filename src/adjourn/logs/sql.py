@@ -1,0 +1,227 @@
+"""The log on tables of SQLite or PostgreSQL: reading, cursors, retention. Appending is in `append.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from adjourn.clock import Clock
+from adjourn.database import Database, Reader, Row, Tx
+from adjourn.errors import BlockCorrupt
+from adjourn.eventlog import get_logger
+from adjourn.events import StoredEvent, decode_identity
+from adjourn.log import Lost, Slice
+from adjourn.logs import block as blocks
+from adjourn.logs import upkeep
+from adjourn.logs.append import BLOCK_COLUMNS, as_block
+
+IdHash = Callable[[str, str], bytes]
+"""(tenant, event id) → 8 bytes; from whoever knows the installation's secret."""
+
+BLOCKS_AT_ONCE = 32
+READ_BYTES = 8 * 1024 * 1024
+"""Of bodies: a read ends with the block that reaches it, however few events that is."""
+_MISSING = "the block that held these events is missing"
+_logger = get_logger("adjourn.log")
+
+
+class SqlLog:
+    def __init__(self, database: Database, clock: Clock, *, id_hash: IdHash) -> None:
+        self._database = database
+        self._clock = clock
+        self._id_hash = id_hash
+        self._waiters: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
+        self._waiters_lock = threading.Lock()
+
+    async def read(self, partition: int, offset: int, *, count: int) -> Slice:
+        found = await self._database.read(_read, partition, offset, count)
+        if found.lost:
+            for lost in found.lost:
+                _logger.error("block_corrupt", **msgspec.structs.asdict(lost))
+            await self._database.write(_record_lost, found.lost, self._clock.wall_ms())
+        return found
+
+    async def find(self, tenant: str, event_id: str) -> StoredEvent | None:
+        return await self._database.read(_find, self._id_hash(tenant, event_id), tenant, event_id)
+
+    async def heads(self) -> Sequence[int]:
+        return await self._database.read(_heads)
+
+    async def cursor(self, consumer: str, partition: int) -> int:
+        return await self._database.read(_cursor, consumer, partition)
+
+    def advance(self, tx: Tx, consumer: str, partition: int, offset: int, counts: Mapping[str, int]) -> None:
+        tx.run(
+            "INSERT INTO cursors (consumer, partition, next_offset, live) VALUES (?, ?, ?, 1) "
+            "ON CONFLICT (consumer, partition) DO UPDATE SET next_offset = excluded.next_offset",
+            (consumer, partition, offset),
+        )
+        add_counts(tx, consumer, partition, counts)
+
+    async def arrived(self, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        with self._waiters_lock:
+            event = self._waiters.setdefault(loop, asyncio.Event())
+        try:
+            await asyncio.wait_for(event.wait(), timeout_s)
+        except TimeoutError:
+            return
+
+    def announce(self) -> None:
+        """Called by lanes after COMMIT: wake whoever waits in `arrived`."""
+        if not self._waiters:
+            return
+        with self._waiters_lock:
+            waiters, self._waiters = self._waiters, {}
+        for loop, event in waiters.items():
+            try:
+                loop.call_soon_threadsafe(event.set)
+            except RuntimeError:  # that loop is closed, and so is whoever waited in it
+                continue
+
+    async def retain(self, *, age_ms_max: int | None, bytes_max: int | None) -> int:
+        return await upkeep.retain(self._database, self._clock, age_ms_max=age_ms_max, bytes_max=bytes_max)
+
+
+def register(tx: Tx, consumer: str, partition: int, *, drop_after_ms: int | None) -> None:
+    """Make a consumer known, so that retention waits for it. A new one begins at the tail: it gets all that is kept."""
+    tx.run(
+        "INSERT INTO cursors (consumer, partition, next_offset, live) SELECT ?, partition, tail_offset, 1 "
+        "FROM log_heads WHERE partition = ? ON CONFLICT (consumer, partition) DO NOTHING",
+        (consumer, partition),
+    )
+    tx.run(
+        "UPDATE cursors SET live = 1, drop_after_ms = ? WHERE consumer = ? AND partition = ?",
+        (drop_after_ms, consumer, partition),
+    )
+    tx.run(
+        "INSERT INTO consumer_counts (consumer, partition, kind, count) "
+        "SELECT consumer, partition, 'before', next_offset FROM cursors WHERE consumer = ? AND partition = ? "
+        "ON CONFLICT (consumer, partition, kind) DO NOTHING",
+        (consumer, partition),
+    )
+
+
+def add_counts(tx: Tx, consumer: str, partition: int, counts: Mapping[str, int]) -> None:
+    for kind, count in counts.items():
+        if count:
+            tx.run(
+                "INSERT INTO consumer_counts (consumer, partition, kind, count) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (consumer, partition, kind) DO UPDATE SET count = consumer_counts.count + excluded.count",
+                (consumer, partition, kind, count),
+            )
+
+
+def _read(reader: Reader, partition: int, offset: int, count: int) -> Slice:
+    """Whole blocks from the one that holds `offset`, until `count` events or `READ_BYTES` are there."""
+    events: list[StoredEvent] = []
+    lost: list[Lost] = []
+    tail, head = _bounds(reader, partition)
+    position, size = max(offset, tail), 0
+    first = _block_start(reader, partition, position)
+    at_once = 1  # a full block is enough for most readers; where blocks are small, many are fetched at a time
+    while position < head and len(events) < count and size < READ_BYTES:
+        rows = reader.rows(
+            f"SELECT {BLOCK_COLUMNS} FROM log_blocks WHERE partition = ? AND first_offset >= ? AND first_offset < ? "
+            "ORDER BY first_offset LIMIT ?",
+            (partition, first, head, at_once),
+        )
+        for row in rows:
+            start = int(row[1] or 0)
+            if start > position:
+                lost.append(Lost(partition, position, start - position, _MISSING))
+                position = start
+            first = start + 1
+            try:
+                decoded = blocks.decode(as_block(row))
+            except BlockCorrupt as error:
+                end = _next_start(reader, partition, start, head)
+                if end > position:
+                    lost.append(Lost(partition, position, end - position, error.message))
+            else:
+                end = start + len(decoded)
+                events.extend(decoded[position - start :])
+                size += sum([len(event.body) for event in decoded])
+            position = max(position, end)
+            if len(events) >= count or size >= READ_BYTES:
+                break
+        else:
+            if len(rows) < at_once and position < head:
+                lost.append(Lost(partition, position, head - position, _MISSING))
+                position = head
+        at_once = min(2 * at_once, BLOCKS_AT_ONCE)
+    return Slice(events, position, lost)
+
+
+def _bounds(reader: Reader, partition: int) -> tuple[int, int]:
+    rows = reader.rows("SELECT tail_offset, next_offset FROM log_heads WHERE partition = ?", (partition,))
+    return (int(rows[0][0] or 0), int(rows[0][1] or 0)) if rows else (0, 0)
+
+
+def _block_start(reader: Reader, partition: int, offset: int) -> int:
+    rows = reader.rows(
+        "SELECT first_offset FROM log_blocks WHERE partition = ? AND first_offset <= ? "
+        "ORDER BY first_offset DESC LIMIT 1",
+        (partition, offset),
+    )
+    return int(rows[0][0] or 0) if rows else 0
+
+
+def _next_start(reader: Reader, partition: int, start: int, head: int) -> int:
+    """Where a damaged block ends: its own count is not to be believed."""
+    rows = reader.rows(
+        "SELECT first_offset FROM log_blocks WHERE partition = ? AND first_offset > ? ORDER BY first_offset LIMIT 1",
+        (partition, start),
+    )
+    return min(int(rows[0][0] or 0), head) if rows else head
+
+
+def _record_lost(tx: Tx, lost: Sequence[Lost], now_ms: int) -> None:
+    for entry in lost:
+        tx.run(
+            "INSERT INTO log_lost (partition, first_offset, count, reason, found_ms) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (partition, first_offset) DO NOTHING",
+            (entry.partition, entry.first_offset, entry.count, entry.reason, now_ms),
+        )
+
+
+def _heads(reader: Reader) -> list[int]:
+    return [int(row[0] or 0) for row in reader.rows("SELECT next_offset FROM log_heads ORDER BY partition")]
+
+
+def _cursor(reader: Reader, consumer: str, partition: int) -> int:
+    rows = reader.rows("SELECT next_offset FROM cursors WHERE consumer = ? AND partition = ?", (consumer, partition))
+    return int(rows[0][0] or 0) if rows else 0
+
+
+def _find(reader: Reader, id_hash: bytes, tenant: str, event_id: str) -> StoredEvent | None:
+    """The keys of each block are searched for the id's hash, newest first; a hit is then read and compared."""
+    has = "instr(keys, ?)" if reader.dialect == "sqlite" else "position(? in keys)"
+    rows = reader.rows(
+        f"SELECT partition, first_offset FROM log_blocks WHERE {has} > 0 ORDER BY first_offset DESC", (id_hash,)
+    )
+    for partition, first_offset in rows:
+        found = reader.rows(
+            f"SELECT {BLOCK_COLUMNS} FROM log_blocks WHERE partition = ? AND first_offset = ?",
+            (partition, first_offset),
+        )
+        event = _in_block(found[0], id_hash, tenant, event_id) if found else None
+        if event is not None:
+            return event
+    return None
+
+
+def _in_block(row: Row, id_hash: bytes, tenant: str, event_id: str) -> StoredEvent | None:
+    try:
+        b = as_block(row)
+        events = blocks.decode(b)
+    except BlockCorrupt:
+        return None
+    for place in blocks.places(b.keys, b.count, id_hash):
+        event = events[place]
+        if event.tenant == tenant and decode_identity(event.body).event_id == event_id:
+            return event
+    return None

@@ -1,0 +1,4 @@
+"""Alembic migrations, shipped inside the package. `KNOWN` lists every version in order; `HEAD` is the newest."""
+
+KNOWN = ("0001",)
+HEAD = KNOWN[-1]

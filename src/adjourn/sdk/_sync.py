@@ -1,0 +1,162 @@
+"""The synchronous client. Generated from _async.py by `python -m adjourn.sdk.generate`: edit that file."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+import msgspec
+
+from adjourn.clock import Clock, SystemClock
+from adjourn.errors import AdjournError, Unavailable
+from adjourn.sdk import _client as client
+from adjourn.sdk.models import EventAnswer, MetricsAnswer, SendAnswer
+
+
+class Client:
+    """Speaks to one Adjourn server. Make one and keep it: it holds connections open.
+
+        with Client("http://127.0.0.1:8700", key) as adjourn:
+            answer = adjourn.send([b'{"session": {"session_id": "sess_1"}}'])
+
+    Every method raises a class of `adjourn.errors`, and nothing else, for what the server or the network does."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout_ms: int = 30_000,
+        compress: bool = True,
+        retries: int | None = client.RETRIES,
+    ) -> None:
+        """`timeout_ms` bounds each wait: for the connection, and for the answer to one try. `retries` is how often a
+        request is tried again; None is until it is answered. Raises ConfigInvalid."""
+        # Here, not above: it takes a tenth of a second, which `import adjourn` need not cost those who never send.
+        import httpx
+
+        client.check_options(timeout_ms, retries)
+        self._server = client.server_of(url, key)
+        self._timeout_ms = timeout_ms
+        self._compress = compress
+        self._retries = retries
+        self._clock: Clock = SystemClock()
+        self._http = httpx.Client(
+            headers=self._server.headers(),
+            timeout=timeout_ms / 1000,
+            trust_env=not self._server.is_loopback,  # no proxy knows the way to this machine's own loopback
+            follow_redirects=False,  # the key goes where it was meant to go, and nowhere else
+        )
+
+    def __repr__(self) -> str:
+        return f"Client({self._server.url!r})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        self._http.close()
+
+    def send(self, events: Sequence[bytes], *, producer: str = "", first_sequence: int = 0) -> SendAnswer:
+        """Send events, each a JSON object on one line, in one request; returns when all of them are durable.
+
+        What fails for a time is sent again: the server knows a resend by its event ids, within its dedupe window. A
+        `producer` that numbers its events from 1 without gaps (`first_sequence` is the number of the first) is known
+        again however late. No events are answered without asking.
+
+        Raises EventInvalid and BodyInvalid before anything is sent; Unauthenticated, Forbidden, BodyTooLarge,
+        MediaTypeUnsupported, BodyInvalid as the server says; TooBusy, Unavailable, StorageFull after the last try."""
+        request = client.send_request(events, producer=producer, first_sequence=first_sequence, compress=self._compress)
+        if not events:
+            return SendAnswer()
+        answer = self._answer(request)
+        return client.decode_sent(self._server, answer, len(events))
+
+    def event(self, event_id: str) -> EventAnswer:
+        """One event of the key's tenant. Raises NotFound."""
+        answer = self._answer(client.Request("GET", client.event_path(event_id)))
+        return client.decode(self._server, answer, EventAnswer)
+
+    def metrics(self) -> MetricsAnswer:
+        """Counts and latencies since the server's process started."""
+        answer = self._answer(client.Request("GET", "/v1/metrics"))
+        return client.decode(self._server, answer, MetricsAnswer)
+
+    def ready(self) -> bool:
+        """Whether the server takes events now: one try. False where nothing answers, or where it says that it does not.
+
+        Raises Unavailable where something else than Adjourn answers."""
+        try:
+            answer = self._once(client.Request("GET", "/readyz"))
+        except Unavailable:
+            return False
+        if answer.status == 503:
+            return False
+        if not answer.ok:
+            raise self._refusal(answer)
+        client.decode(self._server, answer, object)
+        return True
+
+    def request(
+        self, method: str, path: str, *, query: Mapping[str, str | int] | None = None, json: object = None
+    ) -> object:
+        """Any other route: its answer as JSON values, None where it has no body; `msgspec.convert` makes types of them.
+
+        Only GET is tried again: of the others it is not known whether a second time would do it twice."""
+        headers: dict[str, str] = {}
+        body = None
+        if json is not None:
+            headers, body = {"content-type": "application/json"}, msgspec.json.encode(json)
+        request = client.Request(method.upper(), f"/{path.lstrip('/')}", headers, body, query)
+        answer = self._answer(request, again=request.method == "GET")
+        return client.decode(self._server, answer, object) if answer.body else None
+
+    def _answer(self, request: client.Request, *, again: bool = True) -> client.Answer:
+        """The answer, if it is 2xx; else its error. What may pass is tried `again`."""
+        tries = 0
+        while True:
+            tries += 1
+            error: AdjournError
+            try:
+                answer = self._once(request)
+            except Unavailable as unanswered:
+                error = unanswered
+            else:
+                if answer.ok:
+                    return answer
+                error = self._refusal(answer)
+                if answer.status not in client.RETRIED_STATUSES:
+                    raise error
+            if not again or (self._retries is not None and tries > self._retries):
+                raise client.given_up(error, tries)
+            time.sleep(client.retry_delay_ms(tries, random.random(), error.retry_after_ms) / 1000)
+
+    def _once(self, request: client.Request) -> client.Answer:
+        """Whatever is answered. Raises Unavailable where nothing is."""
+        import httpx
+
+        url = self._server.url + request.path
+        try:
+            response = self._http.request(
+                request.method, url, content=request.body, headers=request.headers, params=request.query
+            )
+        except httpx.InvalidURL as error:
+            raise client.bad_url(f"{url!r} is no URL ({error}); check host and path") from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise client.nothing_answers(self._server, str(error)) from None
+        except httpx.TimeoutException:
+            raise client.too_slow(self._server, self._timeout_ms) from None
+        except httpx.RequestError as error:
+            raise client.broken_off(self._server, str(error)) from None
+        return client.Answer(response.status_code, response.headers, response.content)
+
+    def _refusal(self, answer: client.Answer) -> AdjournError:
+        return client.refusal(self._server, answer, self._clock.wall_ms())

@@ -1,0 +1,28 @@
+"""What every test shares: randomness that is printed and can be repeated, and Hypothesis without a stopwatch."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from hypothesis import settings
+
+# Loaded machines make slow examples; a deadline would report the machine, not the code.
+settings.register_profile("adjourn", deadline=None, derandomize=False, print_blob=True)
+settings.load_profile("adjourn")
+
+SEED = int(os.environ.get("ADJOURN_SEED") or random.SystemRandom().randrange(2**32))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # Not in pytest_report_header, which -q hides; and at the start, since a run that is killed prints no summary.
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f"seed={SEED}   (repeat with ADJOURN_SEED={SEED})")
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Randomness of this test alone: the same seed gives it the same numbers, whichever tests run before it."""
+    return random.Random(f"{SEED}:{request.node.nodeid}")

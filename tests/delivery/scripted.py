@@ -1,0 +1,86 @@
+"""A destination that does what it is told, in a node over a real database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.faults.rigs import mapping, raw, settings_of
+
+from adjourn import node as node_module
+from adjourn.delivery.service import Channel
+from adjourn.destination import Batch, Refusal
+from adjourn.events import decode_identity
+from adjourn.node import Node
+from adjourn.settings import DestinationSettings, Settings
+
+Answer = Exception | Sequence[Refusal] | float
+
+
+class Scripted:
+    """Takes one answer of `script` a call, and everything once it is empty. A float: so many seconds later."""
+
+    def __init__(self, *script: Answer) -> None:
+        self.script = list(script)
+        self.calls: list[list[str]] = []
+        self.ids: list[str] = []
+        self.taken: list[str] = []
+        self.closed = 0
+
+    async def open(self) -> None:
+        return
+
+    async def send(self, batch: Batch) -> Sequence[Refusal]:
+        sessions = [decode_identity(event.body).session.session_id for event in batch.events]
+        self.calls.append(sessions)
+        self.ids.append(batch.id)
+        answer = self.script.pop(0) if self.script else ()
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, float):
+            await asyncio.sleep(answer)
+            answer = ()
+        refused = {refusal.index for refusal in answer}
+        self.taken += [session for index, session in enumerate(sessions) if index not in refused]
+        return answer
+
+    async def probe(self) -> None:
+        return
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+@asynccontextmanager
+async def delivering(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, destination: Scripted, **channel: object
+) -> AsyncGenerator[Node]:
+    """A node that delivers to `destination` as `scripted`, with the channel's options over quick ones."""
+    options = {"delay_ms": 1, "delay_ms_max": 5, **channel}
+
+    def channel_of(settings: Settings, one: DestinationSettings) -> Channel:
+        made = Channel(name="scripted", type="logfile", destination=destination)
+        return msgspec.structs.replace(made, **options)
+
+    monkeypatch.setattr(node_module, "channel_of", channel_of)
+    drop = {"drop_after_ms": options.pop("drop_after_ms")} if options.get("drop_after_ms") else {}
+    options.pop("drop_after_ms", None)
+    one = {**drop, "type": "logfile", "name": "scripted", "log_path": str(directory / "unused")}
+    log = {"retention_days": 1000} if drop else {}
+    async with Node(settings_of(mapping(directory, routing={"destinations": [one]}, log=log))) as node:
+        yield node
+
+
+async def put(node: Node, count: int, start: int = 0) -> list[str]:
+    sessions = [f"s{number}" for number in range(start, start + count)]
+    await node.ingest.take("default", [raw(session) for session in sessions], source="test")
+    return sessions
+
+
+async def settled(node: Node) -> None:
+    async with asyncio.timeout(20):
+        await node.delivery.drained()

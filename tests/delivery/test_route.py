@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adjourn.delivery.route import pieces, route, sampled
+from adjourn.events import StoredEvent
+from adjourn.log import Lost, Slice
+
+
+def stored(offset: int, session: str = "") -> StoredEvent:
+    body = json.dumps({"event_id": f"evt_{offset}", "session": {"session_id": session or f"s{offset}"}}).encode()
+    return StoredEvent(0, offset, "acme", body, 1, None, "")
+
+
+def test_everything_is_wanted_at_a_rate_of_one() -> None:
+    """Without sampling nothing is left out, and nothing is decoded."""
+    events = [stored(0), StoredEvent(0, 1, "acme", b"not JSON", 1, None, "")]
+    routed = route(events, sampling_rate=1.0)
+    assert (routed.wanted, routed.sampled_out) == (events, 0)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.text(min_size=1))
+def test_a_higher_rate_keeps_what_a_lower_one_keeps(one: float, other: float, session: str) -> None:
+    """A session that is in a sample is in every larger one; rate 0 keeps nothing and rate 1 everything."""
+    low, high = sorted((one, other))
+    assert sampled(session, low) <= sampled(session, high)
+    assert not sampled(session, 0.0)
+    assert sampled(session, 1.0)
+
+
+def test_a_session_is_sampled_whole() -> None:
+    """All events of one session are wanted or none is, and both add up."""
+    events = [stored(n, f"s{n % 50}") for n in range(500)]
+    routed = route(events, sampling_rate=0.4)
+    wanted = {event.completion().session.session_id for event in routed.wanted}
+    assert len(routed.wanted) == 10 * len(wanted)
+    assert len(routed.wanted) + routed.sampled_out == 500
+    assert 5 < len(wanted) < 35
+
+
+@given(st.lists(st.sampled_from(["event", "lost"]), max_size=30), st.integers(1, 7))
+def test_pieces_cover_the_stretch_and_each_loss_is_in_one(kinds: list[str], size: int) -> None:
+    """The pieces follow each other without a gap, hold every event and every loss once, and none is longer than
+    `size`."""
+    events = [stored(offset) for offset, kind in enumerate(kinds, 5) if kind == "event"]
+    lost = [Lost(0, offset, 1, "damaged") for offset, kind in enumerate(kinds, 5) if kind == "lost"]
+    found = Slice(events, 5 + len(kinds), lost)
+    cut = pieces(found, 5, size)
+    assert [event for piece in cut for event in piece.events] == events
+    assert [each for piece in cut for each in piece.lost] == lost
+    assert cut[-1].next_offset == found.next_offset
+    cursor = 5
+    for piece in cut:
+        assert len(piece.events) <= size
+        assert all(cursor <= event.offset < piece.next_offset for event in piece.events)
+        assert len(piece.events) + sum(each.count for each in piece.lost) == piece.next_offset - cursor
+        cursor = piece.next_offset

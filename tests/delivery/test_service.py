@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from tests.delivery.scripted import Scripted, delivering, put, settled
+
+from adjourn.destination import Refusal
+from adjourn.errors import DestinationOutage
+from adjourn.node import Node
+
+OUTAGE = DestinationOutage("destination 'scripted' is away; wait")
+
+
+def test_an_outage_uses_up_no_attempt_and_the_same_batch_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the destination is away, the batch comes again under its id, and nothing is dead."""
+
+    async def run() -> None:
+        destination = Scripted(*[OUTAGE] * 8)
+        async with delivering(tmp_path, monkeypatch, destination, attempts=1) as node:
+            sessions = await put(node, 7)
+            await settled(node)
+            (balance,) = await node.delivery.balances()
+            assert (balance.delivered, balance.dead_lettered, balance.difference) == (7, 0, 0)
+            stats = node.delivery.stats["scripted"]
+            assert (stats.retries, stats.success, stats.failure, stats.waiting) == (8, 7, 0, "")
+        assert destination.calls == [sessions] * 9
+        assert len(set(destination.ids)) == 1
+        assert destination.closed == 1
+
+    asyncio.run(run())
+
+
+def test_what_is_refused_for_good_is_a_dead_letter_and_the_rest_flows_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A permanent refusal is tried once, another `attempts` times, alone; what is behind them is delivered."""
+
+    async def run() -> None:
+        permanent = Refusal(1, "bad", "never")
+        later = Refusal(3, "odd", "not now", permanent=False)
+        destination = Scripted([permanent, later], [Refusal(0, "odd", "not now", permanent=False)])
+        async with delivering(tmp_path, monkeypatch, destination, attempts=2) as node:
+            await put(node, 5)
+            await put(node, 2, start=5)
+            await settled(node)
+            (balance,) = await node.delivery.balances()
+            assert (balance.delivered, balance.dead_lettered, balance.difference) == (5, 2, 0)
+            letters = await node.database.read(
+                lambda r: r.rows("SELECT event_offset, code, attempts FROM dead_letters ORDER BY event_offset")
+            )
+            assert letters == [(1, "bad", 1), (3, "odd", 2)]
+        assert destination.calls[0] == ["s0", "s1", "s2", "s3", "s4"]
+        assert destination.calls[1] == ["s3"]
+        assert sorted(destination.taken) == ["s0", "s2", "s4", "s5", "s6"]
+
+    asyncio.run(run())
+
+
+def test_a_refusal_that_passes_is_no_dead_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused twice and then taken, with three attempts: delivered, once."""
+
+    async def run() -> None:
+        no = [Refusal(0, "odd", "not now", permanent=False)]
+        destination = Scripted(no, no)
+        async with delivering(tmp_path, monkeypatch, destination, attempts=3) as node:
+            await put(node, 1)
+            await settled(node)
+            (balance,) = await node.delivery.balances()
+            assert (balance.delivered, balance.dead_lettered) == (1, 0)
+        assert destination.taken == ["s0"]
+
+    asyncio.run(run())
+
+
+def test_a_defect_of_a_destination_stops_it_alone_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that is no outage is told in the statistics; the batch is sent again, and nothing is lost."""
+
+    async def run() -> None:
+        destination = Scripted(KeyError("a bug"))
+        async with delivering(tmp_path, monkeypatch, destination) as node:
+            await put(node, 2)
+            async with asyncio.timeout(5):
+                while not node.delivery.stats["scripted"].waiting:
+                    await asyncio.sleep(0.01)
+            assert "a bug" in node.delivery.stats["scripted"].waiting
+            await settled(node)
+        assert destination.taken == ["s0", "s1"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 500])
+def test_batch_size_bounds_what_is_sent_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """No call brings more events than batch_size, and all come in order."""
+
+    async def run() -> None:
+        destination = Scripted()
+        async with delivering(tmp_path, monkeypatch, destination, batch_size=batch_size) as node:
+            sessions = await put(node, 10)
+            await settled(node)
+            assert destination.taken == sessions
+            assert max(len(call) for call in destination.calls) == min(batch_size, 10)
+
+    asyncio.run(run())
+
+
+def test_stopping_finishes_the_batch_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the destination takes while the node stops is settled, and not sent again at the next start."""
+
+    async def run() -> None:
+        slow = Scripted(0.3)
+        async with delivering(tmp_path, monkeypatch, slow) as node:
+            await put(node, 3)
+            while not slow.calls:
+                await asyncio.sleep(0.005)
+        after = Scripted()
+        async with delivering(tmp_path, monkeypatch, after) as node:
+            await settled(node)
+        assert (slow.taken, after.taken) == (["s0", "s1", "s2"], [])
+
+    asyncio.run(run())
+
+
+def test_stopping_is_bounded_and_what_was_cut_off_is_sent_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A destination that hangs holds up a stop no longer than it may; its batch comes again, under the same id."""
+
+    async def run() -> None:
+        stuck = Scripted(60.0)
+        async with delivering(tmp_path, monkeypatch, stuck) as node:
+            await put(node, 3)
+            while not stuck.calls:
+                await asyncio.sleep(0.005)
+            async with asyncio.timeout(5):
+                await node.close(0.2)
+        after = Scripted()
+        async with delivering(tmp_path, monkeypatch, after) as node:
+            await settled(node)
+        assert (stuck.taken, after.taken, after.ids) == ([], ["s0", "s1", "s2"], stuck.ids)
+
+    asyncio.run(run())
+
+
+def test_a_slow_destination_gives_up_what_it_may_drop_and_counts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention passes the cursor of a destination with drop_after_ms once its backlog is that old, and counts it as
+    expired; without drop_after_ms it waits."""
+
+    async def run(directory: Path, drop_after_ms: int | None) -> tuple[int, int]:
+        away = Scripted(*[OUTAGE] * 10_000)
+        async with delivering(directory, monkeypatch, away, drop_after_ms=drop_after_ms) as node:
+            await put(node, 4)
+            await asyncio.sleep(0.15)
+            await node.log.retain(age_ms_max=1, bytes_max=None)
+            (balance,) = await node.delivery.balances()
+            assert balance.difference == 0
+            return balance.expired, balance.pending
+
+    assert asyncio.run(run(tmp_path / "a", None)) == (0, 4)
+    assert asyncio.run(run(tmp_path / "b", 100)) == (4, 0)
+
+
+def test_delivered_events_are_told_with_their_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latency from capture to delivery has one entry an event."""
+
+    async def run() -> None:
+        async with delivering(tmp_path, monkeypatch, Scripted()) as node:
+            await put(node, 25)
+            await settled(node)
+            await _counted(node, 25)
+
+    asyncio.run(run())
+
+
+async def _counted(node: Node, count: int) -> None:
+    async with asyncio.timeout(5):
+        while node.delivery.latency.count < count:
+            await asyncio.sleep(0.005)
+    assert 0 < node.delivery.latency.quantile_ms(0.5) < 10_000
+
+
+@pytest.mark.parametrize(("share", "long"), [(0.0, False), (2.0, True)])
+def test_delivery_makes_way_for_work_and_not_for_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, long: bool
+) -> None:
+    """While much is being taken in, it steps back if the interpreter is busy; if all only wait for a slow disk, it
+    goes on, or its backlog would grow although there is time."""
+
+    async def run() -> float:
+        destination = Scripted(*([0.02] * 8))
+        began_s = time.monotonic()
+        monkeypatch.setattr(time, "process_time", lambda: (time.monotonic() - began_s) * share)
+        async with delivering(tmp_path, monkeypatch, destination, batch_size=5) as node:
+            node.ingest.in_hand = 1_000
+            await put(node, 40)
+            await settled(node)
+            assert len(destination.calls) == 8
+            return time.monotonic() - began_s
+
+    assert (asyncio.run(run()) > 8 * 0.02 * 8) is long

@@ -1,0 +1,115 @@
+"""What a user sees of the settings of the server and of logging."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import io
+import json
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Generator
+from typing import TypeVar
+
+import httpx
+from tests.faults.rigs import raw, settings_of
+from tests.flipping.rigs import Flipped, take
+
+from adjourn.cli.options import load_settings
+from adjourn.http.server import serve
+from adjourn.node import Node
+
+T = TypeVar("T")
+
+
+def with_server(flip: Flipped, talk: Callable[[httpx.AsyncClient], Awaitable[T]]) -> T:
+    """A server in this process, from its start to SIGTERM."""
+
+    async def main() -> T:
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def on_ready(url: str) -> None:
+            ready.set_result(url)
+
+        serving = asyncio.create_task(serve(Node(settings_of(flip.mapped)), on_ready=on_ready))
+        await asyncio.wait((ready, serving), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving
+        try:
+            async with httpx.AsyncClient(base_url=ready.result(), trust_env=False) as client:
+                return await talk(client)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            await serving
+
+    thresholds = gc.get_threshold()
+    try:
+        return asyncio.run(main())
+    finally:  # a server tunes the collector for its own process
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+def answer_to_no_key(flip: Flipped) -> int:
+    async def talk(client: httpx.AsyncClient) -> int:
+        return (await client.post("/v1/events", content=raw("s"))).status_code
+
+    return with_server(flip, talk)
+
+
+def answer_to_a_megabyte_and_a_half(flip: Flipped) -> int:
+    async def talk(client: httpx.AsyncClient) -> int:
+        bodies = b"\n".join(raw(f"s{n}", note="x" * 15_000) for n in range(100))
+        kind = {"content-type": "application/x-ndjson"}
+        return (await client.post("/v1/events", content=bodies, headers=kind)).status_code
+
+    return with_server(flip, talk)
+
+
+def host_that_answers(flip: Flipped) -> str:
+    return _where_it_answers(flip).host
+
+
+def port_that_answers(flip: Flipped) -> int | None:
+    return _where_it_answers(flip).port
+
+
+def _where_it_answers(flip: Flipped) -> httpx.URL:
+    async def talk(client: httpx.AsyncClient) -> httpx.URL:
+        assert (await client.get("/healthz")).status_code == 200
+        return client.base_url
+
+    return with_server(flip, talk)
+
+
+def lines_of_an_outage(flip: Flipped) -> str:
+    """What `serve` writes to standard error when a destination is away."""
+    file = flip.directory / "adjourn.yaml"
+    file.write_text(json.dumps(flip.mapped))  # which is YAML
+
+    async def main() -> None:
+        async with Node(load_settings(str(file), None)) as node:
+            await take(node, raw("s"))
+            while not node.delivery.stats["away"].retries:
+                await asyncio.sleep(0.01)
+
+    with _logging_kept(), contextlib.redirect_stderr(io.StringIO()) as errors:
+        asyncio.run(main())
+    (*lines,) = [line for line in errors.getvalue().splitlines() if "destination_outage" in line]
+    if not lines:
+        return "nothing"
+    assert "warning" in lines[0].lower()
+    return "a JSON object" if lines[0].startswith("{") and json.loads(lines[0])["destination"] == "away" else "text"
+
+
+@contextlib.contextmanager
+def _logging_kept() -> Generator[None]:
+    root, adjourn = logging.getLogger(), logging.getLogger("adjourn")
+    kept = root.handlers[:], root.level, adjourn.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = kept[0]
+        root.setLevel(kept[1])
+        adjourn.setLevel(kept[2])

@@ -1,0 +1,180 @@
+"""No setting is inert: flipping each one changes what a user of the product sees.
+
+Each row of the table is one setting; a setting without a row is an error. The product runs once with each value, and
+everything else alike; the same function looks at it each time. Those functions are in tests/flipping/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adjourn.setting import Section, leaves
+from adjourn.settings import Settings
+from tests import postgres
+from tests.flipping import capture, node, routing, server
+from tests.flipping.rigs import Row, flipped, free_port, rendered
+
+QUIET = {"routing.destinations": [], "log.compact_interval_ms": 600_000}
+UPKEEP = {"log.compact_interval_ms": 20}
+ANY_PORT = {"server.port": 0}
+WEBHOOK = {"routing.destinations": [{"type": "webhook", "url": "https://hooks.example/in"}]}
+
+ROWS: dict[str, Row] = {
+    "data_dir": Row(
+        ["{dir}/one", "{dir}/other"],
+        capture.folder_of_the_spool,
+        ["{dir}/one/spool", "{dir}/other/spool"],
+        capture.NO_DATABASE,
+    ),
+    "database.url": Row(["sqlite:///{dir}/one.db", "sqlite:///{dir}/other.db"], node.database_url),
+    "database.durability": Row(["full", "normal"], node.syncs_a_commit, [1, 0], QUIET),
+    "database.lanes": Row([1, 3], node.partitions_with_events, beside={"database.url": postgres.fresh_database}),
+    "database.readers": Row([1, 4], node.reads_at_once, beside=QUIET),
+    "database.queue_events_max": Row([100, 10_000], node.turned_away, [True, False], QUIET),
+    "database.write_timeout_ms": Row([100, 30_000], node.behind_a_slow_write, ["unavailable", "accepted"], QUIET),
+    "log.retention_days": Row([None, 1], node.kept_of_30, [30, 10], UPKEEP),
+    "log.retention_mb": Row([None, 1], node.kept_of_30, [30, 14], UPKEEP),
+    "log.compact_interval_ms": Row([600_000, 20], node.merged, [False, True]),
+    "capture.sources": Row(
+        [[], ["web"], ["web", "telegram"]], node.of_source_telegram, ["accepted", "invalid", "accepted"]
+    ),
+    "capture.buffer_size": Row([10, 1000], capture.batches, [[10] * 10, [100]], QUIET),
+    "capture.flush_interval_ms": Row([50, 60_000], capture.orphan_is_found, [True, False]),
+    "capture.spool_dir": Row(["{dir}/one", "{dir}/other"], capture.folder_of_the_spool, beside=capture.NO_DATABASE),
+    "capture.spool_mb_max": Row(
+        [1, 4], capture.two_megabytes, ["some are refused", "all are kept"], capture.NO_DATABASE
+    ),
+    "capture.spool_full": Row(
+        ["refuse", "drop_oldest"],
+        capture.two_megabytes,
+        ["some are refused", "the oldest are dropped"],
+        {**capture.NO_DATABASE, "capture.spool_mb_max": 1},
+    ),
+    "capture.fsync": Row(
+        ["always", "background", "never"],
+        capture.how_it_is_flushed,
+        ["at each event", "now and then", "never"],
+        capture.NO_DATABASE,
+    ),
+    "capture.fsync_interval_ms": Row(
+        [10, 100], capture.how_often_it_is_flushed, ["often", "seldom"], capture.NO_DATABASE
+    ),
+    "validation.schema_version": Row(["v1.2", "v1.1"], node.starts, ["runs", "refused when it is read"]),
+    "validation.require_authentication": Row([True, False], server.answer_to_no_key, [401, 202], ANY_PORT),
+    "validation.dedupe_by": Row(
+        ["event", "session"], node.two_events_of_a_session, [["accepted", "accepted"], ["accepted", "conflict"]]
+    ),
+    "validation.dedupe_window_s": Row([300, 60], node.the_same_id_100_s_later, ["duplicate", "accepted"]),
+    "validation.dedupe_memory_mb": Row([64, 1], node.window_on_disk, [False, True], QUIET),
+    "validation.timestamp_ahead_ms_max": Row([300_000, 60_000], node.two_minutes_ahead, ["accepted", "invalid"]),
+    "routing.retry_attempts": Row([1, 3], routing.attempts_at_a_refused_event, beside={"routing.retry_delay_ms": 1}),
+    "routing.retry_delay_ms": Row(
+        [5, routing.LONG_MS],
+        routing.tried_again_soon,
+        [True, False],
+        {**routing.AWAY, "routing.retry_delay_ms_max": routing.LONG_MS},
+    ),
+    "routing.retry_delay_ms_max": Row(
+        [5, routing.LONG_MS],
+        routing.tried_again_often,
+        [True, False],
+        {**routing.AWAY, "routing.retry_delay_ms": 5},
+    ),
+    "routing.destinations": Row([[], routing.LOGFILE["routing.destinations"]], routing.arrivals, [[], ["a", "b"]]),
+    "routing.destinations[].name": Row(["one", "other"], routing.name_in_the_account),
+    "routing.destinations[].type": Row(
+        ["database", "logfile"],
+        routing.kind_of_what_is_written,
+        ["an SQLite file", "lines"],
+        {"routing.destinations": [{}]},
+    ),
+    "routing.destinations[].enabled": Row([True, False], routing.arrivals, [["a", "b"], []], routing.LOGFILE),
+    "routing.destinations[].sampling_rate": Row(
+        [1.0, 0.5, 0.0], routing.part_that_arrives, ["all", "about half", "none"], routing.LOGFILE
+    ),
+    "routing.destinations[].retention_days": Row(
+        [None, 1], routing.dead_letters_after_two_days, [1, 0], {**UPKEEP, "routing.retry_attempts": 1}
+    ),
+    "routing.destinations[].batch_size": Row([5, 500], routing.largest_batch, [5, 20]),
+    "routing.destinations[].retry_attempts": Row(
+        [None, 2], routing.attempts_at_a_refused_event, [3, 2], {"routing.retry_delay_ms": 1}
+    ),
+    "routing.destinations[].retry_delay_ms": Row(
+        [5, None],
+        routing.tried_again_soon,
+        [True, False],
+        {**routing.AWAY, "routing.retry_delay_ms": routing.LONG_MS, "routing.retry_delay_ms_max": routing.LONG_MS},
+    ),
+    "routing.destinations[].drop_after_ms": Row(
+        [None, 1000], routing.given_up_after_two_days, [0, 3], {**routing.AWAY, **UPKEEP, "log.retention_days": 1}
+    ),
+    "routing.destinations[].transform": Row(["", "billing_v1"], node.starts, ["runs", "refused at the start"]),
+    "routing.destinations[].url": Row(
+        ["https://hooks.example/in", "hooks.example"],
+        node.starts,
+        ["refused at the start", "refused when it is read"],
+        WEBHOOK,
+    ),
+    "routing.destinations[].headers": Row(
+        [{"X-Team": "a"}, {"X Team": "a"}], node.starts, ["refused at the start", "refused when it is read"], WEBHOOK
+    ),
+    "routing.destinations[].connection_string": Row(
+        ["sqlite:///{dir}/one.db", "sqlite:///{dir}/other.db"], routing.connection_string_of_the_row
+    ),
+    "routing.destinations[].table": Row(["one", "other"], routing.table_of_the_row),
+    "routing.destinations[].log_level": Row(["", "info", "error"], routing.level_in_the_lines, beside=routing.LOGFILE),
+    "routing.destinations[].log_path": Row(
+        ["{dir}/one.jsonl", "{dir}/in/other.jsonl"], routing.path_of_the_lines, beside=routing.LOGFILE
+    ),
+    "routing.destinations[].rotate_mb": Row([1, 2], routing.sizes_of_files, [(6, 1), (4, 2)], routing.SMALL_BATCHES),
+    "routing.destinations[].rotate_keep": Row(
+        [1, 2],
+        routing.sizes_of_files,
+        [(2, 1), (3, 1)],
+        {**routing.SMALL_BATCHES, "routing.destinations[].rotate_mb": 1},
+    ),
+    "server.host": Row(["127.0.0.1", "127.0.0.2"], server.host_that_answers, beside=ANY_PORT),
+    "server.port": Row([free_port, free_port], server.port_that_answers),
+    "server.body_mb_max": Row([1, 2], server.answer_to_a_megabyte_and_a_half, [413, 202], ANY_PORT),
+    "server.drain_ms_max": Row([100, 1200], capture.stop_of_one_whose_server_is_silent, ["short", "long"]),
+    "logging.level": Row(["warning", "error"], server.lines_of_an_outage, ["text", "nothing"], routing.AWAY),
+    "logging.format": Row(["console", "json"], server.lines_of_an_outage, ["text", "a JSON object"], routing.AWAY),
+}
+
+
+def paths(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every setting there is, by dotted name; `[]` after those that hold a list of sections."""
+    for name, leaf in leaves(section).items():
+        if leaf.section is None:
+            yield prefix + name
+        elif isinstance(leaf.default, Section):
+            yield from paths(leaf.section, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+            yield from paths(leaf.section, f"{prefix}{name}[].")
+
+
+def test_every_setting_has_a_row() -> None:
+    """A setting that nobody has shown to matter is found here, and so is a row of one that is gone."""
+    assert list(ROWS) == list(paths(Settings))
+
+
+def test_every_row_tells_its_values_apart() -> None:
+    """No row is content with one outcome: what is seen differs with the value."""
+    for path, row in ROWS.items():
+        seen = row.values if row.seen is None else row.seen
+        assert len(seen) == len(row.values) > 1, path
+        assert callable(seen[0]) or any(each != seen[0] for each in seen), path
+
+
+@pytest.mark.parametrize("path", ROWS)
+def test_a_setting_matters(path: str, tmp_path: Path) -> None:
+    """With each of its values the product does what the table says."""
+    row = ROWS[path]
+    for number, value in enumerate(row.values):
+        flip = flipped(path, value, row.beside, tmp_path / str(number))
+        expected = flip.value if row.seen is None else rendered(row.seen[number], flip.directory)
+        assert row.observe(flip) == expected, f"{path}: {flip.value!r}"
