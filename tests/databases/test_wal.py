@@ -73,7 +73,7 @@ def test_every_loss_but_that_of_the_last_transaction_is_told(
             assert found is None, at
         else:
             assert found is not None, at
-            assert found.commits in (COMMITS - count, COMMITS - count - 1), at  # one less if its end is what broke
+            assert abs(found.commits - (COMMITS - count)) <= 1, at  # whether the broken frame ended one is not known
             assert found.frame == max(1, (at - HEADER_BYTES) // FRAME_BYTES + 1)
             told += 1
     assert told > 60

@@ -84,3 +84,10 @@ async def put(node: Node, count: int, start: int = 0) -> list[str]:
 async def settled(node: Node) -> None:
     async with asyncio.timeout(20):
         await node.delivery.drained()
+
+
+async def called(destination: Scripted) -> None:
+    """Wait until the destination was sent something."""
+    async with asyncio.timeout(20):
+        while not destination.calls:
+            await asyncio.sleep(0.001)

@@ -36,18 +36,26 @@ class _Frame(msgspec.Struct, frozen=True):
     salts: bytes
     intact: bool
     """So are all frames before it."""
+    follows: bool
+    """It was written on top of the frame that stands before it, whether or not that one is intact."""
 
 
 def cut_off(path: Path) -> CutOff | None:
     """None for a log that is whole, or merely unfinished, or not there. Only reads, and may be called while others
-    write: a log that is begun anew meanwhile is looked at again."""
+    write: a log that is begun anew meanwhile is looked at again, and so is a frame that may have been read half-written
+    (damage stays where it is)."""
+    before: CutOff | None = None
     for _ in range(LOOKS_MAX):
         try:
             with path.open("rb") as file:
                 header = file.read(HEADER_BYTES)
                 found = _cut_off(file, header) if len(header) == HEADER_BYTES else None
-            if found is None or header == _header(path):
-                return found
+            if found is None:
+                return None
+            if header == _header(path):
+                if before is not None and before.frame == found.frame:
+                    return found
+                before = found
         except FileNotFoundError:
             return None
     return None
@@ -59,8 +67,9 @@ def _header(path: Path) -> bytes:
 
 
 def _cut_off(file: BufferedReader, header: bytes) -> CutOff | None:
-    intact = frames = last = 0
+    intact = frames = 0
     commits: list[int] = []
+    finished = False
     salts = header[16:24] if _checked(header) else b""
     for number, frame in enumerate(_frames(file, header), start=1):
         frames = number
@@ -68,10 +77,10 @@ def _cut_off(file: BufferedReader, header: bytes) -> CutOff | None:
         if frame.intact:
             intact = number
         elif frame.salts == salts:  # others are of the log's last round, and were copied into the database
-            last = number
+            # What was rolled back may still stand behind the last transaction; nothing was written on top of that yet.
+            finished = finished or (commits[-1:] == [number - 1] and frame.follows)
             if frame.commit:
                 commits.append(number)
-    finished = [number for number in commits if number < last]
     return CutOff(intact + 1, frames, len(commits)) if finished else None
 
 
@@ -84,10 +93,10 @@ def _frames(file: BufferedReader, header: bytes) -> Iterator[_Frame]:
     while len(raw := file.read(frame_bytes)) == frame_bytes > FRAME_HEADER_BYTES:
         _, pages, *checksum = struct.unpack_from(">2I8x2I", raw)
         salts = raw[8:16]
-        if intact:
-            sums = _summed(order, _summed(order, sums, raw[:8]), raw[FRAME_HEADER_BYTES:])
-            intact = salts == header[16:24] and sums == tuple(checksum)
-        yield _Frame(pages > 0, salts, intact)
+        follows = _summed(order, _summed(order, sums, raw[:8]), raw[FRAME_HEADER_BYTES:]) == tuple(checksum)
+        sums = tuple(checksum)
+        intact = intact and follows and salts == header[16:24]
+        yield _Frame(pages > 0, salts, intact, follows)
 
 
 def _checked(header: bytes) -> bool:
