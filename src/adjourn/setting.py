@@ -138,6 +138,10 @@ def leaves(section: type[Section]) -> Mapping[str, Leaf]:
     return found
 
 
+def given(section: Section, field: str) -> bool:
+    return getattr(section, field) != leaves(type(section))[field].default
+
+
 def misfits(section: Section, path: str = "") -> Iterator[Problem]:
     """Every value within that is not of its setting's type, or out of its bounds."""
     for name, leaf in leaves(type(section)).items():
