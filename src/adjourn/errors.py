@@ -162,10 +162,26 @@ class BlockCorrupt(AdjournError):
 
 
 class DestinationOutage(AdjournError):
-    """A destination cannot be reached or asks to slow down: its cursor waits, no attempt is used up."""
+    """A destination cannot be reached or asks to slow down: its cursor waits, no attempt is used up.
+
+    `answered`: it was reached, and answered what it was sent with an error of its own (a 500), so that what it was sent
+    may be the reason. `gone`: it says that it wants no more events, ever (a 410)."""
 
     code = "destination_outage"
     status = 503
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str = "",
+        retry_after_ms: int | None = None,
+        answered: bool = False,
+        gone: bool = False,
+    ) -> None:
+        super().__init__(message, path=path, retry_after_ms=retry_after_ms)
+        self.answered = answered
+        self.gone = gone
 
 
 class ExtraMissing(AdjournError):
