@@ -184,6 +184,13 @@ class DestinationOutage(AdjournError):
         self.gone = gone
 
 
+class ShapingFailed(AdjournError):
+    """A destination's filter or transform fails on an event: a dead letter, with this as its reason."""
+
+    code = "transform_failed"
+    status = 422
+
+
 class ExtraMissing(AdjournError):
     """A feature needs an optional dependency that is not installed; the message says which to install."""
 
@@ -209,4 +216,18 @@ class AlreadyExists(AdjournError):
     """Something stands where a backup or a restored database would be put; nothing was overwritten."""
 
     code = "already_exists"
+    status = 409
+
+
+class SessionExists(AdjournError):
+    """A watched session of that id was begun before, by another call."""
+
+    code = "session_exists"
+    status = 409
+
+
+class SessionEnded(AdjournError):
+    """A watched session has its completion: it takes no more heartbeats, and no other completion."""
+
+    code = "session_ended"
     status = 409

@@ -20,8 +20,10 @@ from adjourn.completion.validate import event_id_hash
 from adjourn.database import LEASE_MS, Reader, Tx
 from adjourn.databases.choose import database_for
 from adjourn.databases.laned import LanedDatabase
-from adjourn.delivery.deadletters import forget_letters
-from adjourn.delivery.service import Channel, Delivery
+from adjourn.delivery import records
+from adjourn.delivery.channel import Channel
+from adjourn.delivery.held import forget_letters
+from adjourn.delivery.service import Delivery
 from adjourn.destination import Destination
 from adjourn.destinations.database import DatabaseDestination
 from adjourn.destinations.logfile import LogfileDestination
@@ -209,6 +211,7 @@ class Node:
             if destination.retention_days is not None:
                 kept_since_ms = self.clock.wall_ms() - int(destination.retention_days * DAY_MS)
                 await self.database.write(forget_letters, destination.name, kept_since_ms)
+                await self.database.write(records.forget, destination.name, kept_since_ms)
         log = self.settings.log
         await self.log.retain(
             age_ms_max=None if log.retention_days is None else int(log.retention_days * DAY_MS),

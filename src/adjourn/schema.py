@@ -117,19 +117,48 @@ quarantine = Table(
     Index("quarantine_by_tenant", "tenant", "received_ms"),
 )
 
-dead_letters = Table(
-    "dead_letters",
+held_events = Table(
+    "held_events",
     metadata,
     Column("destination", Text, primary_key=True),
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("event_offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
     Column("tenant", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
     Column("event_id", Text, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("cost_nanousd", BigInteger),
+    Column("price_ref", Text, nullable=False),
     Column("code", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
-    Column("dead_ms", BigInteger, nullable=False),
+    Column("held_ms", BigInteger, nullable=False),
+    Column("next_ms", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Index("held_events_by_state", "destination", "state", "partition", "event_offset"),
+)
+
+delivery_records = Table(
+    "delivery_records",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("first_offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempts", Integer, nullable=False),
+    Column("began_ms", BigInteger, nullable=False),
+    Column("settled_ms", BigInteger, nullable=False),
+    Column("fates", LargeBinary, nullable=False),
+    Index("delivery_records_by_time", "destination", "settled_ms"),
+)
+
+destination_pauses = Table(
+    "destination_pauses",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("paused_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
 )
 
 keys = Table(
@@ -142,4 +171,25 @@ keys = Table(
     Column("digest", LargeBinary, nullable=False, unique=True),
     Column("created_ms", BigInteger, nullable=False),
     Column("revoked_ms", BigInteger),
+)
+
+watched_sessions = Table(
+    "watched_sessions",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("session_id", Text, primary_key=True),
+    Column("attempt", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
+    Column("token", LargeBinary, nullable=False),
+    Column("lease_ms", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("begun", LargeBinary, nullable=False),
+    Column("usage", LargeBinary, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("began_ms", BigInteger, nullable=False),
+    Column("heard_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),
+    Column("content", LargeBinary, nullable=False),
+    Column("amendment_id", Text),
+    Index("watched_sessions_by_end", "ended_ms"),
 )

@@ -94,8 +94,9 @@ def _furnish(tx: Tx, partition: int) -> None:
         (f"qrn_{partition}", bytes(range(256))),
     )
     tx.run(
-        "INSERT INTO dead_letters (destination, partition, event_offset, tenant, event_id, code, reason, attempts, "
-        "dead_ms, body) VALUES ('hook', ?, 3, 'acme', 'evt_1', 'refused', 'no', 4, 5, ?)",
+        "INSERT INTO held_events (destination, partition, event_offset, state, tenant, session_id, event_id, "
+        "received_ms, price_ref, code, reason, attempts, held_ms, next_ms, body) "
+        "VALUES ('hook', ?, 3, 'dead', 'acme', 'sess_1', 'evt_1', 2, '', 'refused', 'no', 4, 5, 0, ?)",
         (partition, b""),
     )
     tx.run(

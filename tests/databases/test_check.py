@@ -321,9 +321,9 @@ def test_missing_tables_and_other_versions_are_findings(kind: str, tmp_path: Pat
     url = new_url(kind, tmp_path)
     asyncio.run(fill(url, 100))
     run(url, "ALTER TABLE quarantine DROP COLUMN path")
-    run(url, "DROP TABLE dead_letters")
+    run(url, "DROP TABLE held_events")
     assert sorted(finding.what for finding in check(url)) == [
-        "the table dead_letters is missing",
+        "the table held_events is missing",
         "the table quarantine has no column path",
     ]
     run(url, "UPDATE alembic_version SET version_num = '9999'")

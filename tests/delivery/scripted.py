@@ -12,7 +12,7 @@ import pytest
 from tests.faults.rigs import mapping, raw, settings_of
 
 from adjourn import node as node_module
-from adjourn.delivery.service import Channel
+from adjourn.delivery.channel import Channel
 from adjourn.destination import Batch, Refusal
 from adjourn.events import decode_identity
 from adjourn.node import Node

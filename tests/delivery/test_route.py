@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adjourn.delivery.route import pieces, route, sampled
+from adjourn.errors import ShapingFailed
 from adjourn.events import StoredEvent
 from adjourn.log import Lost, Slice
 
@@ -15,11 +17,33 @@ def stored(offset: int, session: str = "") -> StoredEvent:
     return StoredEvent(0, offset, "acme", body, 1, None, "")
 
 
+class Drops:
+    """A filter that drops odd offsets, a transform that marks the rest, and a failure at 4."""
+
+    def shape(self, event: StoredEvent) -> StoredEvent | None:
+        if event.offset == 4:
+            raise ShapingFailed("no such field")
+        return None if event.offset % 2 else msgspec.structs.replace(event, price_ref="shaped")
+
+
 def test_everything_is_wanted_at_a_rate_of_one() -> None:
-    """Without sampling nothing is left out, and nothing is decoded."""
+    """Without filter, sampling or anything parked nothing is left out, and nothing is decoded."""
     events = [stored(0), StoredEvent(0, 1, "acme", b"not JSON", 1, None, "")]
-    routed = route(events, sampling_rate=1.0)
-    assert (routed.wanted, routed.sampled_out) == (events, 0)
+    routed = route(events, shapes=None, sampling_rate=1.0, waiting=set())
+    assert (routed.wanted, routed.shaped, routed.fates) == (events, events, ["d", "d"])
+
+
+def test_every_event_has_one_fate() -> None:
+    """Filtered, failed, behind a parked one of its own session and tenant, or sent as its transform made it."""
+    events = [stored(n, f"s{n}") for n in range(9)]
+    waiting = {("acme", "s6"), ("other", "s2"), ("acme", "s3")}
+    routed = route(events, shapes=Drops(), sampling_rate=1.0, waiting=waiting)
+    assert "".join(routed.fates) == "dfdfxfpfd"
+    assert [event.offset for event in routed.wanted] == [0, 2, 8]
+    assert {event.price_ref for event in routed.wanted} == {""}
+    assert {event.price_ref for event in routed.shaped} == {"shaped"}
+    assert [(event.offset, why) for event, why in routed.failed] == [(4, "no such field")]
+    assert [event.offset for event in routed.behind] == [6]
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.text(min_size=1))
@@ -34,10 +58,10 @@ def test_a_higher_rate_keeps_what_a_lower_one_keeps(one: float, other: float, se
 def test_a_session_is_sampled_whole() -> None:
     """All events of one session are wanted or none is, and both add up."""
     events = [stored(n, f"s{n % 50}") for n in range(500)]
-    routed = route(events, sampling_rate=0.4)
+    routed = route(events, shapes=None, sampling_rate=0.4, waiting=set())
     wanted = {event.completion().session.session_id for event in routed.wanted}
     assert len(routed.wanted) == 10 * len(wanted)
-    assert len(routed.wanted) + routed.sampled_out == 500
+    assert routed.fates.count("d") + routed.fates.count("s") == 500
     assert 5 < len(wanted) < 35
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.delivery.scripted import Scripted, called, delivering, put, settled
 
-from adjourn.delivery.service import Delivery
+from adjourn.delivery.send_service import Sender
 from adjourn.destination import Refusal
 from adjourn.errors import DestinationOutage
 from adjourn.node import Node
@@ -53,7 +53,7 @@ def test_what_is_refused_for_good_is_a_dead_letter_and_the_rest_flows_on(
             (balance,) = await node.delivery.balances()
             assert (balance.delivered, balance.dead_lettered, balance.difference) == (5, 2, 0)
             letters = await node.database.read(
-                lambda r: r.rows("SELECT event_offset, code, attempts FROM dead_letters ORDER BY event_offset")
+                lambda r: r.rows("SELECT event_offset, code, attempts FROM held_events ORDER BY event_offset")
             )
             assert letters == [(1, "bad", 1), (3, "odd", 2)]
         assert destination.calls[0] == ["s0", "s1", "s2", "s3", "s4"]
@@ -201,14 +201,14 @@ def test_delivery_makes_way_for_work_and_not_for_waiting(
 
     pauses_s: list[float] = []
 
-    async def paused(_: Delivery, seconds: float) -> None:
-        pauses_s.append(seconds)
+    async def paused(_: Sender, seconds: float | None, *, until: asyncio.Event | None = None) -> None:
+        pauses_s.append(0 if until else seconds or 0)
         await asyncio.sleep(0.001)
 
     async def run() -> None:
         destination = Scripted(*([0.02] * 8))
         began_s = time.monotonic()
-        monkeypatch.setattr(Delivery, "_pause", paused)
+        monkeypatch.setattr(Sender, "pause", paused)
         monkeypatch.setattr(time, "process_time", lambda: (time.monotonic() - began_s) * share)
         async with delivering(tmp_path, monkeypatch, destination, batch_size=5) as node:
             node.ingest.in_hand = 1_000

@@ -132,7 +132,7 @@ def with_a_table_that_refuses(
         if clock is not None:
             clock.advance(2 * 86_400)
             await asyncio.sleep(0.2)
-        rows = await node.database.read(lambda r: r.rows("SELECT attempts FROM dead_letters"))
+        rows = await node.database.read(lambda r: r.rows("SELECT attempts FROM held_events"))
         return found([int(row[0] or 0) for row in rows])
 
     return with_node(flip, work, clock)

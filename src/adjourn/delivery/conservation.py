@@ -1,9 +1,9 @@
 """Conservation: for every destination, what was captured is accounted for, event by event, at any instant.
 
-    captured = before + delivered + sampled_out + dead_lettered + expired + lost + pending
+    captured = before + delivered + filtered + sampled_out + dead_lettered + expired + discarded + lost + pending
 
 `before` is what retention had deleted before the destination was first configured; `lost` is what lay in damaged
-blocks.
+blocks. Pending is what lies behind the cursor's next offset, and what is parked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from adjourn.database import Reader
 
-KINDS = ("before", "delivered", "sampled_out", "dead_lettered", "expired", "lost")
+KINDS = ("before", "delivered", "filtered", "sampled_out", "dead_lettered", "expired", "discarded", "lost")
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -22,16 +22,27 @@ class Balance(msgspec.Struct, frozen=True):
     captured: int
     before: int
     delivered: int
+    filtered: int
     sampled_out: int
     dead_lettered: int
     expired: int
+    discarded: int
     lost: int
     pending: int
 
     @property
     def difference(self) -> int:
         """0, or something was lost or doubled on the way."""
-        settled = self.before + self.delivered + self.sampled_out + self.dead_lettered + self.expired + self.lost
+        settled = (
+            self.before
+            + self.delivered
+            + self.filtered
+            + self.sampled_out
+            + self.dead_lettered
+            + self.expired
+            + self.discarded
+            + self.lost
+        )
         return self.captured - settled - self.pending
 
 
@@ -43,6 +54,9 @@ def balances(reader: Reader) -> list[Balance]:
     for consumer, partition, position in reader.rows("SELECT consumer, partition, next_offset FROM cursors"):
         name = str(consumer)
         pending[name] = pending.get(name, 0) + heads.get(int(partition or 0), 0) - int(position or 0)
+    for name, count in reader.rows("SELECT destination, count(*) FROM held_events WHERE state = 'parked' GROUP BY 1"):
+        consumer = consumer_of(str(name))
+        pending[consumer] = pending.get(consumer, 0) + int(count or 0)
     counted: dict[str, dict[str, int]] = {name: {} for name in pending}
     for consumer, kind, count in reader.rows("SELECT consumer, kind, sum(count) FROM consumer_counts GROUP BY 1, 2"):
         counted.setdefault(str(consumer), {})[str(kind)] = int(count or 0)

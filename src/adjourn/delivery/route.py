@@ -1,21 +1,51 @@
-"""Which events a destination wants. Pure: the same event gives the same answer on every node and on every replay."""
+"""Which events a destination wants, and in which shape. Pure: the same event gives the same answer on every node and on
+every replay of one configuration."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
 
 import msgspec
 
+from adjourn.delivery.fates import Fate
+from adjourn.errors import ShapingFailed
 from adjourn.events import StoredEvent, decode_identity
 from adjourn.log import Slice
 
+Session = tuple[str, str]
+"""(tenant, session id)"""
 
-class Routed(msgspec.Struct, frozen=True):
-    """A stretch of the log, as one destination sees it. Every event is in `wanted` or counted in `sampled_out`."""
 
+class Shapes(Protocol):
+    """A filter and a transform; `adjourn.delivery.transform` makes them."""
+
+    def shape(self, event: StoredEvent) -> StoredEvent | None:
+        """What the destination gets; None where it does not want the event. Raises ShapingFailed."""
+        ...
+
+
+class Routed(msgspec.Struct):
+    """A stretch of the log, as one destination sees it. `fates` has a letter for every event; those that are to be sent
+    are `d`, and lie in `wanted` as the log holds them and in `shaped` as they are sent."""
+
+    fates: list[Fate]
     wanted: list[StoredEvent]
-    sampled_out: int
+    shaped: list[StoredEvent]
+    failed: list[tuple[StoredEvent, str]]
+    """`x` already: what their filter or transform fails on, and why."""
+    behind: list[StoredEvent]
+    """`p` already: an earlier event of their session is parked."""
+
+    def extend(self, more: Routed) -> None:
+        for field in self.__struct_fields__:
+            getattr(self, field).extend(getattr(more, field))
+
+
+def nothing_routed() -> Routed:
+    return Routed([], [], [], [], [])
 
 
 def pieces(found: Slice, cursor: int, size: int) -> list[Slice]:
@@ -30,11 +60,37 @@ def pieces(found: Slice, cursor: int, size: int) -> list[Slice]:
     return pieces
 
 
-def route(events: Sequence[StoredEvent], *, sampling_rate: float) -> Routed:
-    if sampling_rate >= 1.0:
-        return Routed(list(events), 0)
-    wanted = [event for event in events if sampled(decode_identity(event.body).session.session_id, sampling_rate)]
-    return Routed(wanted, len(events) - len(wanted))
+def route(
+    events: Sequence[StoredEvent], *, shapes: Shapes | None, sampling_rate: float, waiting: AbstractSet[Session]
+) -> Routed:
+    """`waiting`: sessions of which an earlier event is parked; theirs may not overtake it."""
+    if shapes is None and sampling_rate >= 1.0 and not waiting:
+        return Routed(["d"] * len(events), list(events), list(events), [], [])
+    routed = nothing_routed()
+    for event in events:
+        routed.fates.append(_route_one(routed, event, shapes, sampling_rate, waiting))
+    return routed
+
+
+def _route_one(
+    routed: Routed, event: StoredEvent, shapes: Shapes | None, rate: float, waiting: AbstractSet[Session]
+) -> Fate:
+    session_id = "" if rate >= 1.0 and not waiting else decode_identity(event.body).session.session_id
+    try:
+        shaped = event if shapes is None else shapes.shape(event)
+    except ShapingFailed as error:
+        routed.failed.append((event, error.message))
+        return "x"
+    if shaped is None:
+        return "f"
+    if rate < 1.0 and not sampled(session_id, rate):
+        return "s"
+    if waiting and (event.tenant, session_id) in waiting:
+        routed.behind.append(event)
+        return "p"
+    routed.wanted.append(event)
+    routed.shaped.append(shaped)
+    return "d"
 
 
 def sampled(session_id: str, rate: float) -> bool:

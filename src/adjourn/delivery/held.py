@@ -1,0 +1,238 @@
+"""Events that a destination holds up: parked ones, which are tried again alone, and dead letters, which are not.
+
+A row is there exactly as long as the event is in neither of the other places: what is parked is pending, a dead letter
+is counted as `dead_lettered` until it is redriven, discarded or deleted by age. Whole events are kept, as the log holds
+them: it may be gone there by the time that somebody looks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from adjourn.database import Reader, Row, Tx, Value
+from adjourn.delivery.conservation import consumer_of
+from adjourn.errors import NotFound
+from adjourn.events import StoredEvent
+
+State = Literal["parked", "dead"]
+
+_COLUMNS = (
+    "destination, partition, event_offset, state, tenant, session_id, event_id, received_ms, cost_nanousd, price_ref, "
+    "code, reason, attempts, held_ms, next_ms, body"
+)
+_INSERT = f"INSERT INTO held_events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ID = re.compile(r"([^:]+):([0-9]{1,9}):([0-9]{1,18})")
+_PLACE = "destination = ? AND partition = ? AND event_offset = ?"
+_COUNT = (
+    "INSERT INTO consumer_counts (consumer, partition, kind, count) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (consumer, partition, kind) DO UPDATE SET count = consumer_counts.count + excluded.count"
+)
+
+
+class Held(msgspec.Struct, frozen=True, array_like=True):
+    """`held_ms`: when it came here; `next_ms`: when a parked one may be tried again."""
+
+    destination: str
+    partition: int
+    offset: int
+    state: State
+    tenant: str
+    session_id: str
+    event_id: str
+    received_ms: int
+    cost_nanousd: int | None
+    price_ref: str
+    code: str
+    reason: str
+    attempts: int
+    held_ms: int
+    next_ms: int
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return f"{self.destination}:{self.partition}:{self.offset}"
+
+    def event(self) -> StoredEvent:
+        return StoredEvent(
+            self.partition,
+            self.offset,
+            self.tenant,
+            self.body,
+            self.received_ms,
+            self.cost_nanousd,
+            self.price_ref,
+        )
+
+
+class Parked(msgspec.Struct, frozen=True, array_like=True):
+    """A parked event, as little of it as tells whose turn it is."""
+
+    offset: int
+    tenant: str
+    session_id: str
+    attempts: int
+    next_ms: int
+
+    @property
+    def session(self) -> tuple[str, str]:
+        return self.tenant, self.session_id
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which dead letters: every field that is given must fit. Times are when they died; `before` is a page's end."""
+
+    tenant: str | None = None
+    destination: str | None = None
+    code: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    event_id: str | None = None
+
+
+def hold(tx: Tx, held: Iterable[Held]) -> None:
+    for one in held:
+        tx.run(_INSERT, msgspec.structs.astuple(one))
+
+
+def parked(reader: Reader, destination: str, partition: int) -> list[Parked]:
+    """In the order of the log, so that the first of each session is the one that the others wait for."""
+    rows = reader.rows(
+        "SELECT event_offset, tenant, session_id, attempts, next_ms FROM held_events "
+        "WHERE destination = ? AND state = 'parked' AND partition = ? ORDER BY event_offset",
+        (destination, partition),
+    )
+    return [msgspec.convert(row, Parked) for row in rows]
+
+
+def waiting(reader: Reader, destination: str) -> bool:
+    """Whether anything is parked there."""
+    sql = "SELECT 1 FROM held_events WHERE destination = ? AND state = 'parked' LIMIT 1"
+    return bool(reader.rows(sql, (destination,)))
+
+
+def at(reader: Reader, destination: str, partition: int, offsets: Sequence[int]) -> list[Held]:
+    """Those of the parked events that are still there, whole, in order."""
+    marks = ", ".join("?" * len(offsets))
+    rows = reader.rows(
+        f"SELECT {_COLUMNS} FROM held_events WHERE destination = ? AND state = 'parked' AND partition = ? "
+        f"AND event_offset IN ({marks}) ORDER BY event_offset",
+        (destination, partition, *offsets),
+    )
+    return [_held(row) for row in rows]
+
+
+def tried(tx: Tx, one: Held) -> None:
+    """Its new state, attempts, reason and times are those of `one`."""
+    tx.run(
+        f"UPDATE held_events SET state = ?, code = ?, reason = ?, attempts = ?, held_ms = ?, next_ms = ? "
+        f"WHERE {_PLACE}",
+        (one.state, one.code, one.reason, one.attempts, one.held_ms, one.next_ms, *_place(one)),
+    )
+
+
+def release(tx: Tx, one: Held) -> None:
+    tx.run(f"DELETE FROM held_events WHERE {_PLACE}", _place(one))
+
+
+def select(reader: Reader, wanted: Wanted, *, before: str = "", limit: int) -> list[Held]:
+    """Dead letters, newest first; `before` is the id of the last of the page before. Raises NotFound for such an id
+    that is not there any more."""
+    where, params = _where(wanted)
+    if before:
+        last = show(reader, wanted.tenant, before)
+        where += " AND (held_ms < ? OR (held_ms = ? AND (destination, partition, event_offset) < (?, ?, ?)))"
+        params += [last.held_ms, last.held_ms, *_place(last)]
+    rows = reader.rows(
+        f"SELECT {_COLUMNS} FROM held_events WHERE {where} "
+        "ORDER BY held_ms DESC, destination DESC, partition DESC, event_offset DESC LIMIT ?",
+        (*params, limit),
+    )
+    return [_held(row) for row in rows]
+
+
+def show(reader: Reader, tenant: str | None, letter_id: str) -> Held:
+    """One dead letter, whole. Raises NotFound."""
+    place = _parsed(letter_id)
+    rows = reader.rows(f"SELECT {_COLUMNS} FROM held_events WHERE state = 'dead' AND {_PLACE}", place) if place else []
+    found = [_held(row) for row in rows]
+    if not found or tenant not in (None, found[0].tenant):
+        raise NotFound(f"there is no dead letter {letter_id[:150]}; list them with: adjourn dead-letters list")
+    return found[0]
+
+
+def redrive(tx: Tx, tenant: str | None, letter_id: str, now_ms: int) -> Held:
+    """Give a dead letter back to its destination: the same event, under the same id, with all its attempts anew.
+    Raises NotFound."""
+    letter = show(tx, tenant, letter_id)
+    if not tx.rows("SELECT 1 FROM cursors WHERE consumer = ? AND live = 1", (consumer_of(letter.destination),)):
+        raise NotFound(
+            f"destination {letter.destination} is not configured any more; configure it again, or discard {letter.id}"
+        )
+    again = msgspec.structs.replace(letter, state="parked", attempts=0, held_ms=now_ms, next_ms=now_ms)
+    tried(tx, again)
+    count(tx, letter, {"dead_lettered": -1})
+    return again
+
+
+def discard(tx: Tx, tenant: str | None, letter_id: str) -> Held:
+    """Delete a dead letter for good; it is counted as discarded. Raises NotFound."""
+    letter = show(tx, tenant, letter_id)
+    release(tx, letter)
+    count(tx, letter, {"dead_lettered": -1, "discarded": 1})
+    return letter
+
+
+def forget_letters(tx: Tx, destination: str, since_ms: int) -> int:
+    """Delete a destination's dead letters from before `since_ms` (its `retention_days`); how many have expired."""
+    dead = "destination = ? AND state = 'dead' AND held_ms < ?"
+    rows = tx.rows(
+        f"SELECT partition, count(*) FROM held_events WHERE {dead} GROUP BY partition", (destination, since_ms)
+    )
+    for partition, number in rows:
+        for kind, change in (("dead_lettered", -int(number or 0)), ("expired", int(number or 0))):
+            tx.run(_COUNT, (consumer_of(destination), partition, kind, change))
+    return tx.run(f"DELETE FROM held_events WHERE {dead}", (destination, since_ms))
+
+
+def count(tx: Tx, one: Held, changes: dict[str, int]) -> None:
+    for kind, change in changes.items():
+        tx.run(_COUNT, (consumer_of(one.destination), one.partition, kind, change))
+
+
+def of_event(reader: Reader, partition: int, offset: int) -> list[Held]:
+    """What holds this event up, at every destination."""
+    rows = reader.rows(
+        f"SELECT {_COLUMNS} FROM held_events WHERE partition = ? AND event_offset = ?", (partition, offset)
+    )
+    return [_held(row) for row in rows]
+
+
+def _where(wanted: Wanted) -> tuple[str, list[Value]]:
+    tests: list[tuple[str, Value]] = [
+        ("tenant = ?", wanted.tenant),
+        ("destination = ?", wanted.destination),
+        ("code = ?", wanted.code),
+        ("held_ms >= ?", wanted.since_ms),
+        ("held_ms < ?", wanted.until_ms),
+        ("event_id = ?", wanted.event_id),
+    ]
+    given = [(test, value) for test, value in tests if value is not None]
+    return " AND ".join(["state = 'dead'", *(test for test, _ in given)]), [value for _, value in given]
+
+
+def _place(one: Held) -> tuple[str, int, int]:
+    return one.destination, one.partition, one.offset
+
+
+def _parsed(letter_id: str) -> tuple[str, int, int] | None:
+    found = _ID.fullmatch(letter_id)
+    return (found[1], int(found[2]), int(found[3])) if found else None
+
+
+def _held(row: Row) -> Held:
+    return msgspec.convert(row, Held)

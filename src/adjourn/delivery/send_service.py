@@ -1,0 +1,108 @@
+"""Sending to one destination, through its gate; all that flows to it, in every partition, goes through one Sender."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from adjourn.clock import Clock
+from adjourn.delivery.channel import Channel, ChannelStats
+from adjourn.delivery.gate import Gate
+from adjourn.destination import Batch, Refusal
+from adjourn.errors import DestinationOutage
+from adjourn.eventlog import get_logger
+
+_log = get_logger("adjourn.delivery")
+
+
+class Sender:
+    def __init__(self, channel: Channel, clock: Clock, *, on_gone: Callable[[str, str], None]) -> None:
+        """`on_gone(name, reason)`: the destination wants no more events, ever."""
+        self.channel = channel
+        self.gate = Gate(delay_ms=channel.delay_ms, delay_ms_max=channel.delay_ms_max)
+        self.stats = ChannelStats()
+        self.stopping = asyncio.Event()
+        self._clock = clock
+        self._on_gone = on_gone
+        self._changed = asyncio.Event()
+        self._sounding: int | None = None
+
+    async def admitted(self) -> bool:
+        """Wait until something may be sent; False if this destination is being stopped."""
+        while not self.stopping.is_set():
+            wait_ms = self.gate.wait_ms(self._now_ms())
+            if wait_ms == 0:
+                return True
+            changed = self._changed
+            await self.pause(None if wait_ms is None else wait_ms / 1000, until=changed)
+        return False
+
+    async def open(self) -> bool:
+        """Prepare the destination, however long it is away; False if it is stopped before that."""
+        while await self.admitted():
+            try:
+                await self.channel.destination.open()
+            except DestinationOutage as outage:
+                self.failed(outage)
+                continue
+            self.gate.probing_until_ms = 0.0
+            return True
+        return False
+
+    async def send(self, batch: Batch) -> Sequence[Refusal]:
+        """Raises DestinationOutage: whoever sent decides what that says of the destination (`failed`)."""
+        self.stats.sent += len(batch.events)
+        try:
+            refused = await self.channel.destination.send(batch)
+        except BaseException:
+            self.gate.probing_until_ms = 0.0  # a probe that has failed, or was cut off, lets another one go
+            raise
+        self.gate.taken()
+        self.stats.waiting = self.gate.waiting
+        self._wake()
+        return refused
+
+    def failed(self, outage: DestinationOutage) -> None:
+        self.stats.retries += 1
+        if self.stats.waiting != outage.message:
+            _log.warning("destination_outage", destination=self.channel.name, error=outage.message)
+        self.gate.failed(outage.message, self._now_ms(), draw=random.random(), retry_after_ms=outage.retry_after_ms)
+        if outage.gone and self.gate.paused is None:
+            self._on_gone(self.channel.name, outage.message)
+        self.stats.waiting = self.gate.waiting
+
+    def paused(self, reason: str | None) -> None:
+        """Send nothing any more (None: send again, at once). Idempotent."""
+        if self.gate.paused == reason:
+            return
+        if reason is None:
+            self.gate.opens_at_ms, self.gate.reason = None, ""
+        self.gate.paused = reason
+        self.stats.waiting = self.gate.waiting
+        self._wake()
+
+    def sounds(self) -> bool:
+        """Whether one more batch may be set aside, to learn from what comes behind it whose the failure is: not before
+        something has passed since the last one was."""
+        if self._sounding == self.gate.passes:
+            return False
+        self._sounding = self.gate.passes
+        return True
+
+    async def pause(self, seconds: float | None, *, until: asyncio.Event | None = None) -> None:
+        """Sleep, but no longer than until this destination is stopped, or `until` is set."""
+        events = [self.stopping] if until is None else [self.stopping, until]
+        tasks = [asyncio.ensure_future(event.wait()) for event in events]
+        try:
+            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _now_ms(self) -> float:
+        return self._clock.monotonic() * 1000

@@ -1,0 +1,172 @@
+"""What became of a stretch of the log at one destination, and its trace in the database. Pure, but for the last part,
+which runs inside a transaction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from adjourn.database import Tx
+from adjourn.delivery import fates, held, records
+from adjourn.delivery.channel import Channel
+from adjourn.delivery.conservation import consumer_of
+from adjourn.delivery.fates import Fate
+from adjourn.delivery.held import Held, Parked, State
+from adjourn.delivery.records import Record
+from adjourn.delivery.retry import backoff_ms
+from adjourn.delivery.route import Routed
+from adjourn.destination import BEHIND, Refusal
+from adjourn.events import StoredEvent, decode_identity
+from adjourn.log import Log, Slice
+
+TRANSFORM_FAILED = "transform_failed"
+SET_ASIDE = "set_aside"
+
+_KINDS: dict[Fate, str] = {"d": "delivered", "f": "filtered", "s": "sampled_out", "x": "dead_lettered", "l": "lost"}
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of one partition that a destination is done with, up to `next_offset`."""
+
+    partition: int
+    next_offset: int
+    delivered: Sequence[StoredEvent]
+    held: Sequence[Held]
+    counts: dict[str, int]
+    record: Record | None
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """How a batch ended: what was refused; or, if `set_aside` says why, all of it waits to be tried event by event."""
+
+    attempts: int
+    refused: Sequence[Refusal]
+    began_ms: int
+    set_aside: str = ""
+
+
+def settlement(
+    channel: Channel, partition: int, piece: Slice, routed: Routed, sent: Sent, *, now_ms: int, draw: float
+) -> Settlement:
+    judged: dict[int, Refusal] = {refusal.index: refusal for refusal in sent.refused}
+    if sent.set_aside:
+        aside = [Refusal(i, SET_ASIDE, sent.set_aside, permanent=False) for i in range(len(routed.wanted))]
+        judged = {refusal.index: refusal for refusal in aside}
+    delivered: list[StoredEvent] = []
+    kept = [_held(channel, event, "x", TRANSFORM_FAILED, why, 0, now_ms, 0) for event, why in routed.failed]
+    kept += [_held(channel, event, "p", BEHIND, "", 0, now_ms, 0) for event in routed.behind]
+    letters = list(routed.fates)
+    places = [place for place, fate in enumerate(letters) if fate == "d"]
+    for index, (place, event) in enumerate(zip(places, routed.wanted, strict=True)):
+        refusal = judged.get(index)
+        if refusal is None:
+            delivered.append(event)
+            continue
+        counted = 0 if refusal.code in (BEHIND, SET_ASIDE) else 1
+        fate: Fate = "x" if refusal.permanent or (counted and channel.attempts <= 1) else "p"
+        wait_ms = delay_ms(channel, counted, draw) if counted else 0
+        kept.append(_held(channel, event, fate, refusal.code, refusal.reason, counted, now_ms, wait_ms))
+        letters[place] = fate
+    fate_at: dict[int, Fate] = {event.offset: letter for event, letter in zip(piece.events, letters, strict=True)}
+    for lost in piece.lost:
+        fate_at.update(dict.fromkeys(range(lost.first_offset, lost.first_offset + lost.count), "l"))
+    tally = Counter(fate_at.values())
+    return Settlement(
+        partition=partition,
+        next_offset=piece.next_offset,
+        delivered=delivered,
+        held=kept,
+        counts={kind: tally[letter] for letter, kind in _KINDS.items() if tally[letter]},
+        record=_record(channel.name, partition, fate_at, sent, now_ms),
+    )
+
+
+def retried(channel: Channel, one: Held, refusal: Refusal | None, *, now_ms: int, draw: float) -> Held | None:
+    """A parked event after one more attempt: None if it was taken; else parked for longer, or dead."""
+    if refusal is None:
+        return None
+    attempts = one.attempts + 1
+    dead = refusal.permanent or attempts >= channel.attempts
+    return msgspec.structs.replace(
+        one,
+        state="dead" if dead else "parked",
+        code=refusal.code,
+        reason=refusal.reason,
+        attempts=attempts,
+        held_ms=now_ms if dead else one.held_ms,
+        next_ms=0 if dead else now_ms + delay_ms(channel, attempts, draw),
+    )
+
+
+def due(one: Parked, channel: Channel, now_ms: int) -> bool:
+    """Whether a parked event may be tried again. A time that is farther off than any delay was written by a clock that
+    has been set back since."""
+    return not now_ms < one.next_ms <= now_ms + channel.delay_ms_max
+
+
+def delay_ms(channel: Channel, attempt: int, draw: float) -> int:
+    return backoff_ms(attempt, first_ms=channel.delay_ms, max_ms=channel.delay_ms_max, draw=draw)
+
+
+def settle(tx: Tx, log: Log, name: str, settlement: Settlement, last: Record | None) -> None:
+    """Everything at once: what is held, the counts, the record, and the cursor."""
+    held.hold(tx, settlement.held)
+    if settlement.record is not None:
+        records.write(tx, last, settlement.record)
+    log.advance(tx, consumer_of(name), settlement.partition, settlement.next_offset, settlement.counts)
+
+
+def settle_retried(tx: Tx, before: Sequence[Held], after: Sequence[Held | None], began_ms: int, now_ms: int) -> None:
+    """Parked events after an attempt, in the order of the log; what is None was delivered."""
+    for one, then in zip(before, after, strict=True):
+        if then is not None:
+            held.tried(tx, then)
+            if then.state == "parked":
+                continue
+        else:
+            held.release(tx, one)
+        fate: Fate = "d" if then is None else "x"
+        held.count(tx, one, {_KINDS[fate]: 1})
+        attempts = one.attempts + 1
+        records.write(
+            tx,
+            None,
+            Record(
+                one.destination, one.partition, one.offset, one.offset + 1, attempts, began_ms, now_ms, fate.encode()
+            ),
+        )
+
+
+def _record(name: str, partition: int, fate_at: dict[int, Fate], sent: Sent, now_ms: int) -> Record | None:
+    if not fate_at:
+        return None
+    first, last = min(fate_at), max(fate_at)
+    letters = "".join([fate_at.get(offset, "l") for offset in range(first, last + 1)])
+    return Record(name, partition, first, last + 1, sent.attempts, sent.began_ms, now_ms, fates.packed(letters))
+
+
+def _held(
+    channel: Channel, event: StoredEvent, fate: Fate, code: str, reason: str, attempts: int, now_ms: int, wait_ms: int
+) -> Held:
+    identity = decode_identity(event.body)
+    state: State = "dead" if fate == "x" else "parked"
+    return Held(
+        destination=channel.name,
+        partition=event.partition,
+        offset=event.offset,
+        state=state,
+        tenant=event.tenant,
+        session_id=identity.session.session_id,
+        event_id=identity.event_id,
+        received_ms=event.received_ms,
+        cost_nanousd=event.cost_nanousd,
+        price_ref=event.price_ref,
+        code=code,
+        reason=reason or "an earlier event of its session is being tried again",
+        attempts=attempts,
+        held_ms=now_ms,
+        next_ms=0 if state == "dead" else now_ms + wait_ms,
+        body=event.body,
+    )
