@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -55,6 +55,24 @@ class Scripted:
         self.closed += 1
 
 
+class Judging(Scripted):
+    """Takes what `judge` lets pass: it is given the ids of the events that are sent, and raises, or names those that it
+    refuses, with why. `passed` are the ids that were taken, in order."""
+
+    def __init__(self, judge: Callable[[Sequence[str]], Mapping[str, Refusal]]) -> None:
+        super().__init__()
+        self.judge = judge
+        self.passed: list[str] = []
+
+    async def send(self, batch: Batch) -> Sequence[Refusal]:
+        ids = [decode_identity(event.body).event_id for event in batch.events]
+        self.calls.append(ids)
+        self.ids.append(batch.id)
+        refused = self.judge(ids)
+        self.passed += [one for one in ids if one not in refused]
+        return [msgspec.structs.replace(refused[one], index=at) for at, one in enumerate(ids) if one in refused]
+
+
 @asynccontextmanager
 async def delivering(
     directory: Path, monkeypatch: pytest.MonkeyPatch, destination: Scripted, **channel: object
@@ -79,6 +97,12 @@ async def put(node: Node, count: int, start: int = 0) -> list[str]:
     sessions = [f"s{number}" for number in range(start, start + count)]
     await node.ingest.take("default", [raw(session) for session in sessions], source="test")
     return sessions
+
+
+async def put_events(node: Node, *events: tuple[str, str]) -> None:
+    """(session, event id) each, together."""
+    raws = [raw(session, event_id=event_id) for session, event_id in events]
+    assert {result.status for result in await node.ingest.take("default", raws, source="test")} == {"accepted"}
 
 
 async def settled(node: Node) -> None:

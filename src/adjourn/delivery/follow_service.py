@@ -154,7 +154,7 @@ class Follower:
 
     async def _send_until_taken(self, batch: Batch) -> Sent | None:
         """An outage waits as long as it lasts and uses up no attempt of any event. Where the destination answers this
-        batch with errors again and again, the batch is set aside, once: if what comes behind it passes, the failure was
+        batch with errors again and again, the batch is set aside: if what comes behind it passes, the failure was
         an event's, and each is tried alone. None: stopped before that."""
         began_ms, attempts, answered = self._clock.wall_ms(), 0, 0
         while await self._sender.admitted():
@@ -164,7 +164,7 @@ class Follower:
             except DestinationOutage as outage:
                 answered += outage.answered
                 self._sender.failed(outage)
-                if answered >= self._channel.attempts and self._sender.sounds():
+                if outage.answered and self._sender.may_set_aside(answered):
                     return Sent(attempts, (), began_ms, outage.message)
                 continue
             return Sent(attempts, refused, began_ms)

@@ -41,6 +41,11 @@ class Gate(msgspec.Struct, kw_only=True):
             return f"paused: {self.paused}"
         return self.reason
 
+    @property
+    def closed(self) -> bool:
+        """Everybody goes through."""
+        return self.paused is None and self.opens_at_ms is None
+
     def wait_ms(self, now_ms: float) -> float | None:
         """0: go through (and, if it was open, probe for all). Else how long to wait before asking again; None: until
         something changes."""

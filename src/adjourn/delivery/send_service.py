@@ -26,16 +26,21 @@ class Sender:
         self._clock = clock
         self._on_gone = on_gone
         self._changed = asyncio.Event()
-        self._sounding: int | None = None
+        self._turn = asyncio.Lock()
+        self._aside = 0
+        self._passes = 0
 
     async def admitted(self) -> bool:
-        """Wait until something may be sent; False if this destination is being stopped."""
-        while not self.stopping.is_set():
-            wait_ms = self.gate.wait_ms(self._now_ms())
-            if wait_ms == 0:
-                return True
-            changed = self._changed
-            await self.pause(None if wait_ms is None else wait_ms / 1000, until=changed)
+        """Wait until something may be sent; False if this destination is being stopped. Whoever waits longest probes
+        first, or an event that breaks its receiver would keep others from showing that it is the event."""
+        if self.gate.closed:
+            return not self.stopping.is_set()
+        async with self._turn:
+            while not self.stopping.is_set():
+                wait_ms = self.gate.wait_ms(self._now_ms())
+                if wait_ms == 0:
+                    return True
+                await self.pause(None if wait_ms is None else wait_ms / 1000, until=self._changed)
         return False
 
     async def open(self) -> bool:
@@ -71,6 +76,7 @@ class Sender:
         if outage.gone and self.gate.paused is None:
             self._on_gone(self.channel.name, outage.message)
         self.stats.waiting = self.gate.waiting
+        self._wake()
 
     def paused(self, reason: str | None) -> None:
         """Send nothing any more (None: send again, at once). Idempotent."""
@@ -82,12 +88,15 @@ class Sender:
         self.stats.waiting = self.gate.waiting
         self._wake()
 
-    def sounds(self) -> bool:
-        """Whether one more batch may be set aside, to learn from what comes behind it whose the failure is: not before
-        something has passed since the last one was."""
-        if self._sounding == self.gate.passes:
+    def may_set_aside(self, answered: int) -> bool:
+        """Whether a batch that was answered with so many errors may be set aside, to learn from what comes behind it
+        whose the failure is. Each one after which nothing has passed doubles how many the next one needs: a destination
+        that is broken for everything has few set aside, and one after several bad events is reached in the end."""
+        if self._passes != self.gate.passes:
+            self._passes, self._aside = self.gate.passes, 0
+        if answered < self.channel.attempts * 2**self._aside:
             return False
-        self._sounding = self.gate.passes
+        self._aside += 1
         return True
 
     async def pause(self, seconds: float | None, *, until: asyncio.Event | None = None) -> None:
