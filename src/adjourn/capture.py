@@ -29,6 +29,7 @@ from adjourn.events import (
     OutcomeStatus,
     SessionPart,
     SessionType,
+    Transport,
     UsagePart,
     UserPart,
 )
@@ -93,10 +94,15 @@ class session:
         organization_id: str | None = None,
         tier: str | None = None,
         attempt: int | None = None,
+        event_id: str | None = None,
+        transport: Transport | None = None,
         custom_tags: Mapping[str, object] | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         self.session_id = session_id or new_id("sess", _clock.wall_ms())
+        self.event_id = event_id
+        """Of the completion. Without one it is derived from the session's id and attempt."""
+        self.transport: Transport | None = transport
         self.receipt: Receipt | None = None
         """Of the completion, once the session has ended."""
         self._user = UserPart(user_id=user_id, organization_id=organization_id, tier=tier)
@@ -151,6 +157,19 @@ class session:
                     f"the tag {name!r} cannot be written as JSON ({error}); use JSON's types", path=name
                 ) from error
 
+    def set_user(self, user_id: str | None, *, organization_id: str | None = None, tier: str | None = None) -> None:
+        """Say whose session it is, once that is known."""
+        self._user = UserPart(user_id=user_id, organization_id=organization_id, tier=tier)
+
+    @property
+    def user_id(self) -> str | None:
+        return self._user.user_id
+
+    @property
+    def status(self) -> OutcomeStatus | None:
+        """How it ended, or what `end_as` has said by now."""
+        return self._outcome.status
+
     def end_as(self, status: OutcomeStatus, *, error_code: str | None = None, final_message: str | None = None) -> None:
         """Say how it ended, where that is not what leaving the block would say."""
         self._outcome = OutcomePart(status=status, error_code=error_code, final_message=final_message)
@@ -191,9 +210,9 @@ class session:
         self.__exit__(kind, error, trace)
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """As a decorator. Raises ValueError with a fixed session_id: two calls would be one session."""
-        if self._given_id is not None:
-            raise ValueError("a decorated function is a new session at each call; leave session_id out")
+        """As a decorator. Raises ValueError with a fixed session_id or event_id: two calls would be one session."""
+        if self._given_id is not None or self.event_id is not None:
+            raise ValueError("a decorated function is a new session at each call; leave session_id and event_id out")
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -250,16 +269,27 @@ class session:
             session_type=self._session_type,
             organization_id=self._user.organization_id,
             tier=self._user.tier,
+            transport=self.transport,
             custom_tags=self._tags,
             runtime=self._runtime,
         )
 
+    def begin_in_steps(self) -> Place:
+        """Begin, without being inside of it: `with place:` is. Ends as always, by `__exit__`."""
+        self.__enter__()
+        _current.set(self.outer)
+        return Place(self)
+
     @contextmanager
-    def _between_steps(self) -> Generator[_Place]:
-        """Begun and ended with a generator, whose caller is not inside of it: `with place:` is."""
-        with self:
-            _current.set(self.outer)
-            yield _Place(self)
+    def _between_steps(self) -> Generator[Place]:
+        """Begun and ended with a generator, whose caller is not inside of it."""
+        place = self.begin_in_steps()
+        try:
+            yield place
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        self.__exit__(None, None, None)
 
     def _captured(self) -> Receipt:
         return (self._runtime or get_runtime()).capture(self._completion())
@@ -270,6 +300,7 @@ class session:
         # Wall clocks step; the duration is from the one that does not, and the end is never before the start.
         duration_ms = round((_clock.monotonic() - self._started_s) * 1000)
         return Completion(
+            event_id=self.event_id,
             timestamp=ended,
             session=SessionPart(
                 session_id=self.session_id,
@@ -277,6 +308,7 @@ class session:
                 start_time=self._started,
                 end_time=max(ended, self._started),
                 duration_ms=duration_ms,
+                transport=self.transport,
                 attempt=self._attempt,
             ),
             user=self._user,
@@ -286,8 +318,8 @@ class session:
         )
 
 
-class _Place:
-    """Where a generator is between two steps: `with place:` goes on there, and comes back."""
+class Place:
+    """Where what runs in steps is between two of them: `with place:` goes on there, and comes back."""
 
     def __init__(self, current: session) -> None:
         self._current: session | None = current
@@ -302,7 +334,7 @@ class _Place:
 
 
 class _Steps(Generator[object, object, object]):
-    def __init__(self, steps: Generator[object, object, object], place: _Place) -> None:
+    def __init__(self, steps: Generator[object, object, object], place: Place) -> None:
         self._steps = steps
         self._place = place
 
