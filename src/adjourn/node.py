@@ -7,14 +7,18 @@ house. The HTTP server is a node with routes; `Runtime` is one in a thread, with
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
+from adjourn import channels
 from adjourn.clock import Clock, SystemClock
 from adjourn.completion import quarantine
 from adjourn.completion.dedupe import judge
 from adjourn.completion.pump_service import KeepTorn, Send
+from adjourn.completion.redact import redactor_of
 from adjourn.completion.service import Ingest, IngestSettings, Result, conflicting
 from adjourn.completion.validate import event_id_hash
 from adjourn.database import LEASE_MS, Reader, Tx
@@ -23,11 +27,10 @@ from adjourn.databases.laned import LanedDatabase
 from adjourn.delivery import records
 from adjourn.delivery.channel import Channel
 from adjourn.delivery.held import forget_letters
+from adjourn.delivery.letters_service import DeadLetters
 from adjourn.delivery.service import Delivery
-from adjourn.destination import Destination
-from adjourn.destinations.database import DatabaseDestination
-from adjourn.destinations.logfile import LogfileDestination
-from adjourn.errors import AdjournError, ConfigInvalid
+from adjourn.delivery.transform import TransformCallable
+from adjourn.errors import AdjournError, ConfigInvalid, NotFound
 from adjourn.eventlog import get_logger
 from adjourn.events import StoredEvent
 from adjourn.ids import new_id
@@ -36,15 +39,28 @@ from adjourn.logs.append import Conflict, SqlAppender
 from adjourn.logs.leases import SqlLeases, this_process
 from adjourn.logs.sql import SqlLog, register
 from adjourn.prices import PriceTable
-from adjourn.secret import reveal
+from adjourn.redaction_rules import parse_rule
 from adjourn.security.service import Keys
-from adjourn.settings import DestinationSettings, Settings
+from adjourn.sessions.service import Sessions
+from adjourn.settings import Settings
 
 _log = get_logger("adjourn.node")
 
 RETAIN_EVERY_S = 10.0
 DAY_MS = 86_400_000
 MB = 1_000_000
+
+
+RELOADABLE = ("routing", "logging")
+"""Sections that `reconfigure` may change."""
+
+
+class Reconfigured(msgspec.Struct, frozen=True):
+    """Names of destinations: made anew, left as they were, and not delivered to any more."""
+
+    started: list[str]
+    kept: list[str]
+    stopped: list[str]
 
 
 class Node:
@@ -55,6 +71,8 @@ class Node:
     ingest: Ingest
     keys: Keys
     delivery: Delivery
+    dead_letters: DeadLetters
+    sessions: Sessions
 
     def __init__(
         self,
@@ -62,11 +80,15 @@ class Node:
         *,
         clock: Clock | None = None,
         on_delivered: Callable[[Sequence[StoredEvent]], None] | None = None,
+        transforms: Mapping[str, TransformCallable] | None = None,
     ) -> None:
+        """`transforms`: functions that destinations may name as theirs."""
         self.settings = settings
         self.prices = PriceTable()
         self.clock = clock or SystemClock()
         self._on_delivered = on_delivered
+        self._transforms = dict(transforms or {})
+        self._reconfiguring = asyncio.Lock()
         self._secret = b""
         self._upkeep: asyncio.Task[None] | None = None
         self._opened = False
@@ -75,7 +97,7 @@ class Node:
     async def open(self) -> None:
         """Raises ConfigInvalid, Unavailable, DatabaseTooNew, DatabaseCorrupt. Nothing is left running then."""
         settings = self.settings
-        channels = [channel_of(settings, d) for d in settings.routing.destinations if d.enabled]
+        running = channels.channels_of(settings, self._transforms)
         self.database = database_for(
             settings.database_url,
             durability=settings.database.durability,
@@ -98,7 +120,17 @@ class Node:
         self._secret = await self.database.read(_secret)
         self.keys = Keys(self.database, self.clock, required=settings.validation.require_authentication)
         self.ingest = Ingest(self.database, self.log, self._ingest_settings(), self.prices, self.clock)
-        await self._start_delivery(channels)
+        await self._start_delivery(running)
+        self.dead_letters = DeadLetters(self.database, self.clock)
+        self.sessions = Sessions(
+            self.database,
+            self._leases,
+            self.clock,
+            settings.sessions,
+            examine=self.ingest.examine,
+            take_if=self.ingest.take_if,
+        )
+        await self.sessions.start()
         self._upkeep = asyncio.create_task(self._keep_house(), name="upkeep")
 
     async def close(self, timeout_s: float | None = None) -> None:
@@ -116,6 +148,7 @@ class Node:
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
+            await self.sessions.stop(left_s())
             await self.delivery.stop(left_s())
             await self._release_upkeep(left_s())
         if self._opened:
@@ -138,6 +171,45 @@ class Node:
     ) -> None:
         await self.close()
 
+    async def reconfigure(self, settings: Settings) -> Reconfigured:
+        """Deliver by these settings from now on, whole or not at all; destinations that did not change go on
+        undisturbed. Raises ConfigInvalid, also where something else has changed, which needs a restart."""
+        async with self._reconfiguring:
+            old = self.settings
+            fixed = [name for name in old.__struct_fields__ if name not in RELOADABLE]
+            if changed := [name for name in fixed if getattr(old, name) != getattr(settings, name)]:
+                raise ConfigInvalid(
+                    f"{', '.join(changed)} changed, which needs a restart; nothing was reloaded: restart, or change "
+                    f"only {' and '.join(RELOADABLE)}",
+                    path=changed[0],
+                )
+            before = self.delivery.channels
+            running = channels.channels_of(settings, self._transforms, (old, before))
+            await self.delivery.reconfigure(running, _known(settings), settings.server.drain_ms_max / 1000)
+            self.settings = settings
+            kept = [one.name for one in running if any(one is other for other in before)]
+            said = Reconfigured(
+                started=[one.name for one in running if one.name not in kept],
+                kept=kept,
+                stopped=[one.name for one in before if one.name not in {other.name for other in running}],
+            )
+            _log.info("settings_reloaded", started=said.started, kept=said.kept, stopped=said.stopped)
+            return said
+
+    async def probe(self, name: str) -> None:
+        """Reach a destination now, by a connection of its own; enabled or not, paused or not. Raises NotFound, and
+        DestinationOutage with what is wrong."""
+        for one in self.settings.routing.destinations:
+            if one.name == name:
+                destination = channels.destination_of(self.settings, one)
+                try:
+                    await destination.open()
+                    await destination.probe()
+                finally:
+                    await destination.close()
+                return
+        raise NotFound(f"there is no destination {name[:100]} in the settings; list them with: adjourn config show")
+
     def spool_sink(self, tenant: str) -> tuple[Send, KeepTorn]:
         """What a pump needs to move a spool's events into this node's log, as events of `tenant`."""
 
@@ -158,12 +230,13 @@ class Node:
             dedupe_by=validation.dedupe_by,
             timestamp_ahead_ms_max=validation.timestamp_ahead_ms_max,
             sources=frozenset(self.settings.capture.sources),
+            redact_for=redactor_of([parse_rule(rule) for rule in validation.redact], self._secret),
         )
 
     def _id_hash(self, tenant: str, event_id: str) -> bytes:
         return event_id_hash(self._secret, tenant, event_id)
 
-    async def _start_delivery(self, channels: Sequence[Channel]) -> None:
+    async def _start_delivery(self, running: Sequence[Channel]) -> None:
         owner = this_process(new_id("node", self.clock.wall_ms()))
         self._leases = SqlLeases(self.database, self.clock, owner)
         self.delivery = Delivery(
@@ -171,9 +244,9 @@ class Node:
             self.log,
             self._leases,
             self.clock,
-            channels,
+            running,
             register=_register,
-            known={d.name: d.drop_after_ms for d in self.settings.routing.destinations},
+            known=_known(self.settings),
             in_hand=lambda: self.ingest.in_hand,
             on_delivered=self._on_delivered,
         )
@@ -219,44 +292,8 @@ class Node:
         )
 
 
-def channel_of(settings: Settings, destination: DestinationSettings) -> Channel:
-    return Channel(
-        name=destination.name,
-        type=destination.type,
-        destination=destination_of(destination),
-        sampling_rate=destination.sampling_rate,
-        batch_size=destination.batch_size,
-        attempts=settings.routing.attempts_of(destination),
-        delay_ms=settings.routing.delay_ms_of(destination),
-        delay_ms_max=settings.routing.retry_delay_ms_max,
-    )
-
-
-def destination_of(settings: DestinationSettings) -> Destination:
-    """Raises ConfigInvalid for a type that this version loads but does not deliver to."""
-    if settings.transform:
-        raise ConfigInvalid(
-            f"destination '{settings.name}' wants the transform '{settings.transform}', and this version delivers "
-            "events as they are; take the transform out, or set enabled: false until it can",
-            path="routing.destinations",
-        )
-    if settings.type == "database":
-        return DatabaseDestination(
-            name=settings.name, connection_string=reveal(settings.connection_string), table=settings.table
-        )
-    if settings.type == "logfile":
-        return LogfileDestination(
-            name=settings.name,
-            path=settings.log_path or None,
-            level=settings.log_level or None,
-            rotate_bytes=settings.rotate_mb * MB,
-            rotate_keep=settings.rotate_keep,
-        )
-    raise ConfigInvalid(
-        f"destination '{settings.name}' is of type '{settings.type}', to which this version cannot deliver yet; "
-        "use database or logfile, or set enabled: false, and its events wait for it",
-        path="routing.destinations",
-    )
+def _known(settings: Settings) -> dict[str, int | None]:
+    return {d.name: d.drop_after_ms for d in settings.routing.destinations}
 
 
 def _secret(reader: Reader) -> bytes:

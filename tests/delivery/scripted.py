@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from tests.faults.rigs import mapping, raw, settings_of
 
-from adjourn import node as node_module
+from adjourn import channels
 from adjourn.delivery.channel import Channel
 from adjourn.destination import Batch, Refusal
 from adjourn.events import decode_identity
@@ -80,11 +80,11 @@ async def delivering(
     """A node that delivers to `destination` as `scripted`, with the channel's options over quick ones."""
     options = {"delay_ms": 1, "delay_ms_max": 5, **channel}
 
-    def channel_of(settings: Settings, one: DestinationSettings) -> Channel:
+    def channel_of(settings: Settings, one: DestinationSettings, callables: object) -> Channel:
         made = Channel(name="scripted", type="logfile", destination=destination)
         return msgspec.structs.replace(made, **options)
 
-    monkeypatch.setattr(node_module, "channel_of", channel_of)
+    monkeypatch.setattr(channels, "channel_of", channel_of)
     drop = {"drop_after_ms": options.pop("drop_after_ms")} if options.get("drop_after_ms") else {}
     options.pop("drop_after_ms", None)
     one = {**drop, "type": "logfile", "name": "scripted", "log_path": str(directory / "unused")}

@@ -140,7 +140,7 @@ def test_a_redriven_letter_keeps_its_id_and_is_counted_once(tmp_path: Path, monk
             await node.delivery.pause("scripted", "a test")
             await node.database.write(held.redrive, None, one.id, node.clock.wall_ms())
             await balanced(node, delivered=1, dead_lettered=1, pending=1)
-            await node.database.write(held.discard, None, two.id)
+            await node.database.write(held.discard, None, two.id, node.clock.wall_ms())
             await balanced(node, delivered=1, dead_lettered=0, discarded=1, pending=1)
             refused.clear()
             assert await node.delivery.resume("scripted")

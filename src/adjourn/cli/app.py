@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from adjourn.cli import capture, config, db, destinations, keys, quarantine, serve
+from adjourn.cli import capture, config, db, dead_letters, destinations, gateway, keys, quarantine, serve
 from adjourn.errors import AdjournError
 from adjourn.version import __version__
 
@@ -26,8 +26,10 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("capture")(capture.capture)
+app.command("gateway")(gateway.gateway)
 app.add_typer(config.app)
 app.add_typer(db.app)
+app.add_typer(dead_letters.app)
 app.add_typer(destinations.app)
 app.add_typer(keys.app)
 app.add_typer(quarantine.app)

@@ -18,8 +18,8 @@ def check(
     assignments: Assignments = None,
 ) -> None:
     """Check a settings file, with the environment over it: every problem at once, each with its line."""
+    from adjourn.channels import channel_of
     from adjourn.errors import ConfigInvalid
-    from adjourn.node import channel_of
 
     settings = load_settings(file, assignments)
     for destination in settings.routing.destinations:

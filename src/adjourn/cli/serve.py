@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,18 +29,24 @@ def serve(
 ) -> None:
     """Serve the HTTP API and deliver to the destinations. SIGTERM and Ctrl-C finish what was begun, then end."""
     given = {"server__host": host, "server__port": port}
-    settings = load_settings(config, assignments, **given)
-    if demo and not settings.routing.destinations:
+
+    def load() -> Settings:
+        settings = load_settings(config, assignments, **given)
+        if not demo or settings.routing.destinations:
+            return settings
         from adjourn.cli.demo import destinations
 
-        settings = load_settings(config, assignments, routing__destinations=destinations(settings.data_dir), **given)
+        made = destinations(settings.data_dir)
+        return load_settings(config, assignments, routing__destinations=made, **given)
+
+    settings = load()
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, demo))
+        runner.run(_serve(settings, demo, load))
 
 
-async def _serve(settings: Settings, with_demo: bool) -> None:
+async def _serve(settings: Settings, with_demo: bool, load: Callable[[], Settings]) -> None:
     from adjourn.http.server import serve as serve_http
     from adjourn.node import Node
 
@@ -61,7 +68,7 @@ async def _serve(settings: Settings, with_demo: bool) -> None:
         finally:
             print("stopping: what was begun is finished", flush=True)
 
-    await serve_http(node, on_ready=on_ready)
+    await serve_http(node, on_ready=on_ready, load=load)
     print("stopped", flush=True)
 
 

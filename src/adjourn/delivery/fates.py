@@ -1,6 +1,6 @@
 """What became of each event of a stretch of the log, packed: one letter and a length a run. Pure.
 
-`d` delivered, `f` filtered, `s` sampled out, `p` parked, `x` dead letter, `l` lost with a damaged block.
+`d` delivered, `f` filtered, `s` sampled out, `p` parked, `x` dead letter, `c` discarded, `l` lost with a damaged block.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Literal, cast
 
-Fate = Literal["d", "f", "s", "p", "x", "l"]
+Fate = Literal["d", "f", "s", "p", "x", "c", "l"]
 
 NAMES: dict[str, str] = {
     "d": "delivered",
@@ -16,9 +16,10 @@ NAMES: dict[str, str] = {
     "s": "sampled_out",
     "p": "parked",
     "x": "dead_lettered",
+    "c": "discarded",
     "l": "lost",
 }
-_RUN = re.compile(rb"([dfspxl])(\d*)")
+_RUN = re.compile(rb"([dfspxcl])(\d*)")
 
 
 def packed(fates: str) -> bytes:

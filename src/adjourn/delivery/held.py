@@ -14,7 +14,9 @@ from typing import Literal
 import msgspec
 
 from adjourn.database import Reader, Row, Tx, Value
+from adjourn.delivery import records
 from adjourn.delivery.conservation import consumer_of
+from adjourn.delivery.records import Record
 from adjourn.errors import NotFound
 from adjourn.events import StoredEvent
 
@@ -179,10 +181,14 @@ def redrive(tx: Tx, tenant: str | None, letter_id: str, now_ms: int) -> Held:
     return again
 
 
-def discard(tx: Tx, tenant: str | None, letter_id: str) -> Held:
+def discard(tx: Tx, tenant: str | None, letter_id: str, now_ms: int) -> Held:
     """Delete a dead letter for good; it is counted as discarded. Raises NotFound."""
     letter = show(tx, tenant, letter_id)
     release(tx, letter)
+    record = Record(
+        letter.destination, letter.partition, letter.offset, letter.offset + 1, letter.attempts, now_ms, now_ms, b"c"
+    )
+    records.write(tx, None, record)
     count(tx, letter, {"dead_lettered": -1, "discarded": 1})
     return letter
 

@@ -6,19 +6,19 @@ recognize a repetition otherwise, nor a database tell an amendment from a comple
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from adjourn.delivery.expression import Expression, compile_expression
-from adjourn.delivery.transform_builtin import BUILTINS
 from adjourn.delivery.transform_view import View
 from adjourn.errors import ConfigInvalid, ShapingFailed
 from adjourn.events import StoredEvent
+
+if TYPE_CHECKING:
+    from adjourn.delivery.expression import Expression
 
 TransformCallable = Callable[[dict[str, object]], Mapping[str, object] | None]
 """A program's own transform: the event as it was sent, and `adjourn` beside it → what to send; None: not this one."""
@@ -65,6 +65,8 @@ def shaping_of(
     filter, transform = filter.strip(), transform.strip()
     if not filter and not transform:
         return None
+    from adjourn.delivery.expression import compile_expression  # late, as below: most nodes shape nothing
+
     return Shaping(
         compile_expression("filter", filter) if filter else None,
         _transform_of(transform, callables or {}) if transform else None,
@@ -72,6 +74,9 @@ def shaping_of(
 
 
 def _transform_of(transform: str, callables: Mapping[str, TransformCallable]) -> _Transform:
+    from adjourn.delivery.expression import compile_expression
+    from adjourn.delivery.transform_builtin import BUILTINS
+
     taken = sorted(callables.keys() & BUILTINS.keys())
     if taken:
         raise ConfigInvalid(f"transform {taken[0]!r} is built in; give your own another name", path="transforms")
@@ -82,6 +87,8 @@ def _transform_of(transform: str, callables: Mapping[str, TransformCallable]) ->
         return lambda view: builtin(view.event)
     if transform in callables:
         return _of_callable(transform, callables[transform])
+    import difflib
+
     known = [*BUILTINS, *callables]
     near = difflib.get_close_matches(transform, known, n=1)
     remedy = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

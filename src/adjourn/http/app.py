@@ -18,8 +18,10 @@ from litestar.openapi.spec import OpenAPI
 from adjourn.errors import AdjournError, BodyInvalid, BodyTooLarge, MethodNotAllowed, NotFound
 from adjourn.eventlog import get_logger
 from adjourn.http import openapi
+from adjourn.http.beacon import BeaconEndpoint
 from adjourn.http.events import DEFECT, EVENTS_PATH, EventsEndpoint, Receive, Scope, Send, refuse
 from adjourn.http.problems import MEDIA_TYPE, ProblemDetails, headers_of, problem
+from adjourn.http.reloading import Reload
 from adjourn.http.routes import ROUTES
 from adjourn.node import Node
 from adjourn.version import __version__
@@ -33,11 +35,13 @@ _log = get_logger("adjourn.http")
 class Application:
     """`POST /v1/events` does not pass through the framework: it is most of all traffic."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, reload: Reload | None = None) -> None:
+        """`reload`: read the settings again and deliver by them; None where nothing can be read again."""
         self.events = EventsEndpoint(
             node.ingest, node.keys, body_bytes_max=node.settings.server.body_mb_max * 1_000_000
         )
-        self.framework = litestar(node)
+        self.beacon = BeaconEndpoint(node.ingest, node.keys, node.settings.server.beacon_origins)
+        self.framework = litestar(node, reload)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,6 +52,8 @@ class Application:
                 await self.events(scope, receive, send)
             else:
                 await refuse(send, _not_allowed(path), [(b"allow", b"POST")])
+        elif path in self.beacon.paths:
+            await self.beacon(scope, receive, send)
         elif "\0" in path or b"%00" in scope["query_string"]:
             # PostgreSQL cannot hold it, so nothing of that name exists anywhere.
             await refuse(send, NotFound("the address holds a NUL character, and no name here does; take it out"))
@@ -56,7 +62,7 @@ class Application:
 
     def drain(self) -> None:
         """From now on nothing new is taken: probes say so, and senders are told to come back."""
-        self.events.draining = True
+        self.events.draining = self.beacon.draining = True
         self.framework.state.draining = True
 
 
@@ -68,13 +74,13 @@ def _routed(scope: Scope) -> Scope:
     if scope["method"] == "HEAD":
         # As GET; the server leaves the body away.
         scope = {**scope, "method": "GET"}
-    if scope["path"].startswith(f"{EVENTS_PATH}/"):
-        # An event's id may hold slashes: it stays quoted until the route has been found.
+    if scope["path"].startswith((f"{EVENTS_PATH}/", "/v1/sessions/")):
+        # An event's or a session's id may hold slashes: it stays quoted until the route has been found.
         return {**scope, "path": scope["raw_path"].decode("latin-1")}
     return scope
 
 
-def litestar(node: Node) -> Litestar:
+def litestar(node: Node, reload: Reload | None = None) -> Litestar:
     app = Litestar(
         route_handlers=[*ROUTES, openapi_document],
         openapi_config=None,
@@ -89,6 +95,7 @@ def litestar(node: Node) -> Litestar:
     )
     app.state.node = node
     app.state.draining = False
+    app.state.reload = reload
     app.state.openapi = msgspec.json.encode(described().to_schema())
     return app
 
@@ -157,7 +164,7 @@ def _fact_of(error: ClientException) -> str:
 def _path_of(error: ClientException) -> str:
     name = str(_first_of(error).get("key", ""))
     # The framework's `state` is another thing, so the parameter has another name inside.
-    return "state" if name == "entry_state" else name
+    return "state" if name in ("entry_state", "session_state") else name
 
 
 def _first_of(error: ClientException) -> dict[str, object]:

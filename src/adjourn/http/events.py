@@ -90,7 +90,7 @@ class EventsEndpoint:
                 answers(202, b"application/json", _encode(_answer([outcome])), ())
                 return
             self.refused += 1
-            error = _told(outcome, EVENTS_PATH)
+            error = told(outcome, EVENTS_PATH)
             answers(error.status, MEDIA_TYPE.encode(), _encode(problem(error)), _headers(error))
 
         self._singles.add(key.tenant, event, answered)
@@ -100,12 +100,12 @@ class EventsEndpoint:
         self.requests += 1
         try:
             answer = await self._take(scope, receive)
-            await _respond(send, 202, b"application/json", _encode(answer))
+            await respond(send, 202, b"application/json", _encode(answer))
         except _Gone:
             return
         except Exception as error:
             self.refused += 1
-            await refuse(send, _told(error, scope["path"]))
+            await refuse(send, told(error, scope["path"]))
 
     async def _take(self, scope: Scope, receive: Receive) -> Answer:
         headers = Headers(scope["headers"])
@@ -203,7 +203,7 @@ def _answer(results: Sequence[Result]) -> Answer:
     )
 
 
-def _told(error: Exception, path: str) -> AdjournError:
+def told(error: Exception, path: str) -> AdjournError:
     """What the sender hears of the error that is being handled."""
     if not isinstance(error, AdjournError):
         _log.exception("request_failed", path=path)
@@ -255,14 +255,14 @@ def _producer(headers: Mapping[str, str], count: int) -> tuple[str, Sequence[int
 
 
 async def refuse(send: Send, error: AdjournError, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    await _respond(send, error.status, MEDIA_TYPE.encode(), _encode(problem(error)), [*_headers(error), *headers])
+    await respond(send, error.status, MEDIA_TYPE.encode(), _encode(problem(error)), [*_headers(error), *headers])
 
 
 def _headers(error: AdjournError) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers_of(error).items()]
 
 
-async def _respond(
+async def respond(
     send: Send, status: int, content_type: bytes, body: bytes, extra: Sequence[tuple[bytes, bytes]] = ()
 ) -> None:
     headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *extra]

@@ -20,7 +20,8 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 
-from adjourn.http import bodies
+from adjourn.http import bodies, openapi_beacon, openapi_sessions
+from adjourn.http.beacon import SCRIPT_PATH
 from adjourn.http.problems import MEDIA_TYPE
 
 _STRING = Schema(type=OpenAPIType.STRING)
@@ -90,10 +91,12 @@ def complete(api: OpenAPI) -> None:
     """Add what is missing to the document that the framework made of the routes."""
     assert api.paths is not None
     api.paths["/v1/events"] = PathItem(post=_post_events())
+    openapi_sessions.describe(api.paths)
+    openapi_beacon.describe(api.paths, _problem_response)
     for path, item in api.paths.items():
         for operation in (item.get, item.post, item.delete):
             if operation is not None:
-                _with_problems(operation, open_to_all=path in ("/healthz", "/readyz"))
+                _with_problems(operation, open_to_all=path in ("/healthz", "/readyz", SCRIPT_PATH))
     _with_not_ready(api.paths["/readyz"].get)
 
 

@@ -11,13 +11,15 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from adjourn.completion import quarantine
 from adjourn.completion.quarantine import State
 from adjourn.completion.service import Result
+from adjourn.delivery.whereabouts import whereabouts
 from adjourn.errors import NotFound
 from adjourn.http.auth import caller_of, node_of, requires
+from adjourn.http.deliveries import DELIVERY_ROUTES
 from adjourn.http.metrics import PROMETHEUS_TYPE, prometheus_text, summary
 from adjourn.http.readiness import Readiness
+from adjourn.http.sessions import SESSION_ROUTES
 from adjourn.http.views import (
     CreatedKey,
-    DestinationView,
     EventView,
     KeyView,
     Metrics,
@@ -55,7 +57,8 @@ async def get_event(request: AnyRequest, event_id: FromPath[str]) -> EventView:
     event = await node_of(request).log.find(key.tenant, event_id)
     if event is None:
         raise NotFound(f"there is no event {event_id[:100]} for tenant {key.tenant}; check the id, or ask quarantine")
-    return EventView.of(event)
+    places = await node_of(request).database.read(whereabouts, event.partition, event.offset)
+    return EventView.of(event, places)
 
 
 @get("/v1/quarantine", guards=[requires("quarantine:read")], summary="What was refused, newest first")
@@ -86,18 +89,6 @@ async def get_quarantined(request: AnyRequest, entry_id: FromPath[str]) -> Quara
 )
 async def retry_quarantined(request: AnyRequest, entry_id: FromPath[str]) -> Result:
     return await node_of(request).ingest.retry(caller_of(request).tenant, entry_id)
-
-
-@get("/v1/destinations", guards=[requires("destinations:read")], summary="Every destination and its balance")
-async def list_destinations(request: AnyRequest) -> list[DestinationView]:
-    delivery = node_of(request).delivery
-    stats = delivery.stats
-    return [
-        DestinationView.of(
-            balance, stats[balance.destination].waiting if balance.destination in stats else "not running"
-        )
-        for balance in await delivery.balances()
-    ]
 
 
 @get("/v1/keys", guards=[requires("keys:read")], summary="The tenant's keys, without their secrets")
@@ -134,10 +125,11 @@ ROUTES = [
     list_quarantine,
     get_quarantined,
     retry_quarantined,
-    list_destinations,
     list_keys,
     create_key,
     revoke_key,
     get_metrics,
     get_prometheus,
+    *DELIVERY_ROUTES,
+    *SESSION_ROUTES,
 ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import gc
 import socket
 import time
 from collections.abc import Awaitable, Callable, Generator
@@ -13,14 +11,13 @@ from functools import partial
 
 import uvicorn
 
-from adjourn.errors import ConfigInvalid
 from adjourn.http.app import Application
 from adjourn.http.events import EVENTS_PATH
+from adjourn.http.listening import BACKLOG, listen, settle_memory, url_of
 from adjourn.http.protocol import Protocol
+from adjourn.http.reloading import on_hangup, reload_of
 from adjourn.node import Node
-
-BACKLOG = 1024
-COLLECT_AFTER = (20_000, 20, 50)
+from adjourn.settings import Settings
 
 
 class Server(uvicorn.Server):
@@ -46,12 +43,18 @@ class Server(uvicorn.Server):
             self._captured_signals.clear()
 
 
-async def serve(node: Node, *, on_ready: Callable[[str], Awaitable[None]] | None = None) -> None:
+async def serve(
+    node: Node,
+    *,
+    on_ready: Callable[[str], Awaitable[None]] | None = None,
+    load: Callable[[], Settings] | None = None,
+) -> None:
     """Serve until told to stop; everything is finished and closed when this returns.
 
-    `on_ready(url)` runs beside the server once it accepts connections. Raises ConfigInvalid if the port is taken."""
+    `on_ready(url)` runs beside the server once it accepts connections. `load` reads the settings again, on SIGHUP and
+    `POST /v1/reload`. Raises ConfigInvalid if the port is taken."""
     settings = node.settings.server
-    listener = _listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port)
     server: Server | None = None
     try:
         await node.open()
@@ -59,8 +62,9 @@ async def serve(node: Node, *, on_ready: Callable[[str], Awaitable[None]] | None
         listener.close()
         raise
     try:
-        application = Application(node)
-        _settle_memory()
+        reload = reload_of(node, load)
+        application = Application(node, reload)
+        settle_memory()
         protocol = partial(Protocol, application.events.take_single, EVENTS_PATH.encode())
         config = uvicorn.Config(
             application,  # type: ignore[arg-type]  # uvicorn's own ASGI types are narrower than the specification
@@ -75,11 +79,10 @@ async def serve(node: Node, *, on_ready: Callable[[str], Awaitable[None]] | None
             ws="none",
         )
         server = Server(config, application)
-        host, port = listener.getsockname()[:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        beside = asyncio.create_task(_when_started(server, node, url, on_ready))
+        beside = asyncio.create_task(_when_started(server, node, url_of(listener), on_ready))
         try:
-            await server.serve(sockets=[listener])
+            with on_hangup(reload):
+                await server.serve(sockets=[listener])
         finally:
             beside.cancel()
             await asyncio.gather(beside, return_exceptions=True)
@@ -100,28 +103,3 @@ async def _when_started(
     if on_ready is not None:
         await on_ready(url)
     await loading
-
-
-def _settle_memory() -> None:
-    """What is loaded by now stays: the collector need not walk it again and again while requests come and go."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    # Head and body of an answer are two writes: with Nagle, the second would wait 40 ms. Connections inherit it.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        said = f"cannot listen on {host}:{port} ({error.strerror or error})"
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigInvalid(f"{said}; name an address of this machine, or 0.0.0.0", path="server.host") from error
-        raise ConfigInvalid(f"{said}; stop what uses the port, or set server.port", path="server.port") from error
-    listener.listen(BACKLOG)
-    return listener

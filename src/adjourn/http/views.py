@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from adjourn.clock import rfc3339
 from adjourn.completion.quarantine import Quarantined
 from adjourn.delivery.conservation import Balance
+from adjourn.delivery.whereabouts import Place, Whereabouts
 from adjourn.events import StoredEvent
 from adjourn.security.keys import Key
 
@@ -24,9 +26,11 @@ class EventView(msgspec.Struct):
     cost_usd: str | None
     """Decimal USD, exact; null where neither the sender nor the price table knew it."""
     price_ref: str
+    deliveries: list[DeliveryView]
+    """Where it is, for each destination."""
 
     @classmethod
-    def of(cls, event: StoredEvent) -> EventView:
+    def of(cls, event: StoredEvent, places: Sequence[Whereabouts]) -> EventView:
         return cls(
             msgspec.Raw(event.body),
             event.tenant,
@@ -35,6 +39,32 @@ class EventView(msgspec.Struct):
             rfc3339(event.received_ms),
             None if event.cost_nanousd is None else usd(event.cost_nanousd),
             event.price_ref,
+            [DeliveryView.of(place) for place in places],
+        )
+
+
+class DeliveryView(msgspec.Struct):
+    """Where one event is for one destination. `since`: when it came there; `next_try_at`: of a retrying one. `attempts`
+    of a delivered one are those of its batch. `settled`: done with, and how was deleted by age."""
+
+    destination: str
+    place: Place
+    attempts: int
+    since: str | None
+    next_try_at: str | None
+    code: str
+    reason: str
+
+    @classmethod
+    def of(cls, found: Whereabouts) -> DeliveryView:
+        return cls(
+            found.destination,
+            found.place,
+            found.attempts,
+            None if found.since_ms is None else rfc3339(found.since_ms),
+            None if found.next_ms is None else rfc3339(found.next_ms),
+            found.code,
+            found.reason,
         )
 
 
@@ -115,9 +145,11 @@ class DestinationView(msgspec.Struct):
     captured: int
     before: int
     delivered: int
+    filtered: int
     sampled_out: int
     dead_lettered: int
     expired: int
+    discarded: int
     lost: int
     pending: int
     difference: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Role = Literal["admin", "operator", "writer", "reader", "auditor"]
+Role = Literal["admin", "operator", "writer", "reader", "auditor", "beacon"]
 Permission = Literal[
     "events:write",
     "events:read",
@@ -12,8 +12,15 @@ Permission = Literal[
     "quarantine:read",
     "quarantine:write",
     "destinations:read",
+    "destinations:write",
+    "dead_letters:read",
+    "dead_letters:write",
+    "settings:write",
     "keys:read",
     "keys:write",
+    "sessions:read",
+    "sessions:write",
+    "beacon:write",
 ]
 
 MAY: dict[Role, frozenset[Permission]] = {
@@ -25,16 +32,48 @@ MAY: dict[Role, frozenset[Permission]] = {
             "quarantine:read",
             "quarantine:write",
             "destinations:read",
+            "destinations:write",
+            "dead_letters:read",
+            "dead_letters:write",
+            "settings:write",
             "keys:read",
             "keys:write",
+            "sessions:read",
+            "sessions:write",
+            "beacon:write",
         )
     ),
     "operator": frozenset(
-        ("events:write", "events:read", "metrics:read", "quarantine:read", "quarantine:write", "destinations:read")
+        (
+            "events:write",
+            "events:read",
+            "metrics:read",
+            "quarantine:read",
+            "quarantine:write",
+            "destinations:read",
+            "destinations:write",
+            "dead_letters:read",
+            "dead_letters:write",
+            "settings:write",
+            "sessions:read",
+            "sessions:write",
+        )
     ),
-    "writer": frozenset(("events:write",)),
-    "reader": frozenset(("events:read", "metrics:read", "destinations:read")),
-    "auditor": frozenset(("events:read", "metrics:read", "quarantine:read", "destinations:read", "keys:read")),
+    "writer": frozenset(("events:write", "sessions:write")),
+    "reader": frozenset(("events:read", "metrics:read", "destinations:read", "sessions:read")),
+    "auditor": frozenset(
+        (
+            "events:read",
+            "metrics:read",
+            "quarantine:read",
+            "destinations:read",
+            "dead_letters:read",
+            "keys:read",
+            "sessions:read",
+        )
+    ),
+    # Public: every page shows it. Never more than this.
+    "beacon": frozenset(("beacon:write",)),
 }
 
 

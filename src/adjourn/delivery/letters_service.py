@@ -1,0 +1,88 @@
+"""Dead letters, looked at and dealt with: one by one, or all that fit a description, in steps that lock nobody out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+
+from adjourn.clock import Clock
+from adjourn.database import Database, Tx
+from adjourn.delivery import held
+from adjourn.delivery.held import Held, Wanted
+from adjourn.delivery.route import Shapes
+from adjourn.errors import NotFound, ShapingFailed
+
+STEP = 200
+
+Deal = Callable[[Tx, str | None, str, int], Held]
+
+
+class DeadLetters:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def select(self, wanted: Wanted, *, fits: Shapes | None, before: str = "", limit: int) -> list[Held]:
+        """Newest first. `fits`: a filter over the events. Raises NotFound for a `before` that is gone."""
+        found: list[Held] = []
+        async for page in self._pages(wanted, before):
+            found += [letter for letter in page if _fits(letter, fits)]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    async def show(self, tenant: str | None, letter_id: str) -> Held:
+        """Raises NotFound."""
+        return await self._database.read(held.show, tenant, letter_id)
+
+    async def redrive(self, tenant: str | None, letter_id: str) -> Held:
+        """Give one back to its destination, under its id, with all its attempts anew. Raises NotFound."""
+        return await self._database.write(held.redrive, tenant, letter_id, self._clock.wall_ms())
+
+    async def discard(self, tenant: str | None, letter_id: str) -> Held:
+        """Delete one for good; it is counted. Raises NotFound."""
+        return await self._database.write(held.discard, tenant, letter_id, self._clock.wall_ms())
+
+    async def redrive_all(self, wanted: Wanted, *, fits: Shapes | None = None) -> int:
+        """How many were given back. Those that die again while this runs are not taken up again."""
+        return await self._all(held.redrive, wanted, fits)
+
+    async def discard_all(self, wanted: Wanted, *, fits: Shapes | None = None) -> int:
+        """How many were deleted for good."""
+        return await self._all(held.discard, wanted, fits)
+
+    async def _all(self, deal: Deal, wanted: Wanted, fits: Shapes | None) -> int:
+        # Oldest first, so that what a destination gets again it gets in the order in which it missed it.
+        ids = [letter.id async for page in self._pages(wanted, "") for letter in page if _fits(letter, fits)][::-1]
+        dealt = 0
+        for start in range(0, len(ids), STEP):
+            dealt += await self._database.write(_deal_with, deal, ids[start : start + STEP], self._clock.wall_ms())
+        return dealt
+
+    async def _pages(self, wanted: Wanted, before: str) -> AsyncGenerator[list[Held]]:
+        while True:
+            page = await self._database.read(held.select, wanted, before=before, limit=STEP)
+            yield page
+            if len(page) < STEP:
+                return
+            before = page[-1].id
+
+
+def _deal_with(tx: Tx, deal: Deal, ids: list[str], now_ms: int) -> int:
+    dealt = 0
+    for letter_id in ids:
+        try:
+            deal(tx, None, letter_id, now_ms)
+        except NotFound:  # somebody else has dealt with it meanwhile
+            continue
+        dealt += 1
+    return dealt
+
+
+def _fits(letter: Held, fits: Shapes | None) -> bool:
+    """A filter that fails on an event does not pick it."""
+    if fits is None:
+        return True
+    try:
+        return fits.shape(letter.event()) is not None
+    except ShapingFailed:
+        return False
