@@ -231,3 +231,10 @@ class SessionEnded(AdjournError):
 
     code = "session_ended"
     status = 409
+
+
+class UpstreamUnreachable(AdjournError):
+    """The gateway cannot connect to the service that it stands in front of."""
+
+    code = "upstream_unreachable"
+    status = 502
