@@ -14,7 +14,8 @@ import pytest
 from adjourn.setting import Section, leaves
 from adjourn.settings import Settings
 from tests import postgres
-from tests.flipping import capture, node, routing, server
+from tests.destinations.receiver import SECRET
+from tests.flipping import capture, node, routing, server, sessions, webhook
 from tests.flipping.rigs import Row, flipped, free_port, rendered
 
 QUIET = {"routing.destinations": [], "log.compact_interval_ms": 600_000}
@@ -113,13 +114,30 @@ ROWS: dict[str, Row] = {
     ),
     "routing.destinations[].transform": Row(["", "billing_v1"], node.starts, ["runs", "refused at the start"]),
     "routing.destinations[].url": Row(
-        ["https://hooks.example/in", "hooks.example"],
-        node.starts,
-        ["refused at the start", "refused when it is read"],
-        WEBHOOK,
+        ["{receiver}/one", "{receiver}/other"], webhook.path, ["/one", "/other"], webhook.RECEIVER
     ),
     "routing.destinations[].headers": Row(
-        [{"X-Team": "a"}, {"X Team": "a"}], node.starts, ["refused at the start", "refused when it is read"], WEBHOOK
+        [{"X-Team": "a"}, {"X-Team": "b"}], webhook.team, ["a", "b"], webhook.RECEIVER
+    ),
+    "routing.destinations[].signing_secrets": Row(
+        [[], [SECRET]], webhook.signature, ["unsigned", "verifies"], webhook.RECEIVER
+    ),
+    "routing.destinations[].concurrency": Row([1, 3], webhook.requests_at_once, beside=webhook.RECEIVER),
+    "routing.destinations[].timeout_ms": Row(
+        [100, 600_000],
+        webhook.patience,
+        ["tried again", "waited for"],
+        {**webhook.RECEIVER, "routing.retry_delay_ms": 5},
+    ),
+    "routing.destinations[].compression": Row(["none", "gzip"], webhook.encoding, beside=webhook.RECEIVER),
+    "routing.destinations[].payload_bytes_max": Row(
+        [20_000, 40_000], webhook.form_of_30_kilobytes, ["thin", "whole"], webhook.RECEIVER
+    ),
+    "routing.destinations[].allow_http": Row(
+        [False, True], webhook.reached, ["is plain http", "arrives"], webhook.RECEIVER
+    ),
+    "routing.destinations[].allow_networks": Row(
+        [[], ["127.0.0.1/32"]], webhook.reached, ["is private", "arrives"], webhook.RECEIVER
     ),
     "routing.destinations[].connection_string": Row(
         ["sqlite:///{dir}/one.db", "sqlite:///{dir}/other.db"], routing.connection_string_of_the_row
@@ -140,6 +158,18 @@ ROWS: dict[str, Row] = {
     "server.port": Row([free_port, free_port], server.port_that_answers),
     "server.body_mb_max": Row([1, 2], server.answer_to_a_megabyte_and_a_half, [413, 202], ANY_PORT),
     "server.drain_ms_max": Row([100, 1200], capture.stop_of_one_whose_server_is_silent, ["short", "long"]),
+    "server.public_url": Row(
+        ["", "https://adjourn.example"],
+        webhook.link_to_the_whole,
+        ["/v1/events/evt_1", "https://adjourn.example/v1/events/evt_1"],
+        webhook.RECEIVER,
+    ),
+    "sessions.lease_ms": Row([1000, 600_000], sessions.lease_of_one_that_names_none, beside=QUIET),
+    "sessions.lease_ms_max": Row(
+        [5000, 60_000], sessions.lease_of_ten_seconds, ["refused", "begun"], {**QUIET, "sessions.lease_ms": 1000}
+    ),
+    "sessions.open_max": Row([1, 2], sessions.begun_of_three, beside=QUIET),
+    "sessions.retention_days": Row([1, 10], sessions.remembered_after_eleven_and_nine_days, [[], ["second"]], QUIET),
     "logging.level": Row(["warning", "error"], server.lines_of_an_outage, ["text", "nothing"], routing.AWAY),
     "logging.format": Row(["console", "json"], server.lines_of_an_outage, ["text", "a JSON object"], routing.AWAY),
 }

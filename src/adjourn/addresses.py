@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from adjourn.setting import Problem
 
@@ -14,6 +14,7 @@ _POSTGRES_URL = re.compile(
         "HOST", r"(?:\[[\w:.%]+\]|[^][@:/?#,]*)(?::[0-9]*)?"
     ).replace("PAIR", "[A-Za-z_]+=[^&=#]*")
 )
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
 _NOT_ENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})|%00|\s")
 
 
@@ -36,6 +37,28 @@ def bad_database_url(path: str, url: str) -> Iterator[Problem]:
         )
 
 
-def bad_web_url(path: str, url: str) -> Iterator[Problem]:
+def bad_web_url(path: str, url: str, *, allow_http: bool = True) -> Iterator[Problem]:
     if not re.fullmatch(r"https?://[^/\s?#]+\S*", url):
         yield Problem(path, f"{path} is not a web address; give https://host/path")
+    elif url.startswith("http://") and not allow_http:
+        fact = f"{path} is plain http, which anyone on the way can read and change"
+        yield Problem(path, f"{fact}; give an https:// one, or set allow_http: true beside it")
+
+
+def bad_origins(path: str, origins: Iterable[str]) -> Iterator[Problem]:
+    """As browsers write them in the header Origin, which is compared letter by letter."""
+    for i, origin in enumerate(origins):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            fact = f"{path}[{i}] is {origin[:100]!r}, which no browser sends as an origin"
+            yield Problem(
+                f"{path}[{i}]", f"{fact}; give https://host or https://host:port in lower case, or '*' for all"
+            )
+
+
+def bad_network(path: str, network: str) -> Iterator[Problem]:
+    import ipaddress  # here, since few settings have one
+
+    try:
+        ipaddress.ip_network(network)
+    except ValueError:
+        yield Problem(path, f"{path} is {network[:60]!r}, which is no network; give one such as 10.0.0.0/8 or fd00::/8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 from adjourn.errors import ConfigInvalid
@@ -23,7 +23,7 @@ from adjourn.layer import (
     suggest,
 )
 from adjourn.secret import Secret, mask
-from adjourn.setting import Headers, Leaf, Problem, Section, leaves, named
+from adjourn.setting import Headers, Leaf, Problem, Secrets, Section, leaves, named
 from adjourn.settings import DestinationSettings, Draft, Settings, find_problems, invalid
 
 DEFAULT_FILE = "adjourn.yaml"
@@ -164,6 +164,10 @@ def _mapping(value: object) -> Mapping[object, object]:
     return cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
 
 
+def _list(value: object) -> list[object]:
+    return list(cast("Iterable[object]", value)) if isinstance(value, (list, tuple)) else []
+
+
 # --- layers become settings -------------------------------------------------------------------------------------------
 
 
@@ -211,6 +215,9 @@ class _Values:
             paths = {name: f"{path}.{named(str(name))}" for name in headers}
             self.origins |= dict.fromkeys(paths.values(), given.origin)
             return {name: self._secret(paths[name], value) for name, value in headers.items()}
+        if leaf.type == Secrets and (listed := _list(given.value)):
+            self.origins |= {f"{path}[{i}]": given.origin for i in range(len(listed))}
+            return [self._secret(f"{path}[{i}]", value) for i, value in enumerate(listed)]
         if isinstance(given.value, str) and _REFERENCE.search(given.value):
             fact = f"{path} holds ${{NAME}}, which only secrets may"
             self.refuse(Problem(path, f"{fact}; write the value itself, or set {variable_of(path.split('[')[0])}"))

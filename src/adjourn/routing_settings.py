@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from adjourn.addresses import bad_database_url, bad_web_url
+from adjourn.addresses import bad_database_url, bad_network, bad_web_url
 from adjourn.secret import reveal
-from adjourn.setting import Count, Days, Headers, Line, Problem, Rate, SecretText, Section, given, named
+from adjourn.setting import Count, Days, Headers, Line, Problem, Rate, Secrets, SecretText, Section, given, named
 
 DestinationType = Literal["database", "logfile", "webhook", "analytics", "upstream"]
 
@@ -24,13 +24,21 @@ class DestinationSettings(Section, frozen=True, kw_only=True, forbid_unknown_fie
     enabled: bool = True
     sampling_rate: Rate = 1.0
     retention_days: Days | None = None
-    batch_size: Count = 2000
+    batch_size: Count | None = None
     retry_attempts: Count | None = None
     retry_delay_ms: Count | None = None
     drop_after_ms: Count | None = None
+    filter: str = ""
     transform: str = ""
     url: SecretText = ""
     headers: Headers = msgspec.field(default_factory=dict[str, SecretText])
+    signing_secrets: Secrets = ()
+    concurrency: Count = 8
+    timeout_ms: Count | None = None
+    compression: Literal["none", "gzip"] = "none"
+    payload_bytes_max: Count = 20_000
+    allow_http: bool = False
+    allow_networks: tuple[str, ...] = ()
     connection_string: SecretText = ""
     table: str = "session_completions"
     log_level: Literal["", "debug", "info", "warning", "error"] = ""
@@ -55,6 +63,14 @@ class RoutingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     def delay_ms_of(self, destination: DestinationSettings) -> int:
         return self.retry_delay_ms if destination.retry_delay_ms is None else destination.retry_delay_ms
 
+    def batch_size_of(self, destination: DestinationSettings) -> int:
+        default = 1 if destination.type == "webhook" else 2000
+        return default if destination.batch_size is None else destination.batch_size
+
+    def timeout_ms_of(self, destination: DestinationSettings) -> int:
+        default = 60_000 if destination.type == "database" else 15_000
+        return default if destination.timeout_ms is None else destination.timeout_ms
+
 
 def find_problems(routing: RoutingSettings) -> Iterator[Problem]:
     for rule in _RULES:
@@ -68,12 +84,17 @@ _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,55}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _ROTATED = re.compile(r"(.+)\.([1-9][0-9]{0,9})")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_HEADERS = frozenset(
+    {"connection", "content-encoding", "content-length", "host", "transfer-encoding", "webhook-id"}
+    | {"webhook-signature", "webhook-timestamp"}
+)
+_HTTP_FIELDS = ("url", "headers", "concurrency", "timeout_ms", "compression", "allow_http", "allow_networks")
 _FIELDS_OF_TYPE = {
-    "database": ("connection_string", "table"),
+    "database": ("connection_string", "table", "timeout_ms"),
     "logfile": ("log_path", "log_level", "rotate_mb", "rotate_keep"),
-    "webhook": ("url", "headers"),
-    "analytics": ("url", "headers"),
-    "upstream": ("url", "headers"),
+    "webhook": (*_HTTP_FIELDS, "signing_secrets", "payload_bytes_max"),
+    "analytics": _HTTP_FIELDS,
+    "upstream": _HTTP_FIELDS,
 }
 _TYPED_FIELDS = tuple(dict.fromkeys(field for fields in _FIELDS_OF_TYPE.values() for field in fields))
 
@@ -166,15 +187,37 @@ def _http_destination(path: str, destination: DestinationSettings) -> Iterator[P
         fact = f"{path}url is missing, and a destination of type {destination.type!r} needs one"
         yield Problem(f"{path}url", f"{fact}; give https://host/path")
     else:
-        yield from bad_web_url(f"{path}url", url)
+        yield from bad_web_url(f"{path}url", url, allow_http=destination.allow_http)
+    for i, network in enumerate(destination.allow_networks):
+        yield from bad_network(f"{path}allow_networks[{i}]", network)
+    for i, secret in enumerate(destination.signing_secrets):
+        yield from _signing_secret(f"{path}signing_secrets[{i}]", reveal(secret))
     for name, value in destination.headers.items():
         where = f"{path}headers.{named(name)}"
         if not _HEADER.fullmatch(name):
             yield Problem(
                 where, f"{path}headers has {named(name)!r}, which is no header's name; use letters, digits and '-'"
             )
+        elif name.lower() in _OWN_HEADERS:
+            yield Problem(where, f"{path}headers has {named(name)!r}, which Adjourn itself sets; take it out")
         elif not re.fullmatch(r"[^\x00-\x08\x0a-\x1f\x7f]*", reveal(value)):
             yield Problem(where, f"{where} holds a line break or control character; give it on one line")
+
+
+def _signing_secret(path: str, secret: str) -> Iterator[Problem]:
+    import binascii  # here, since few settings have one
+
+    prefix, _, encoded = secret.partition("_")
+    lengths = {"whsec": range(24, 65), "whsk": (32, 64)}.get(prefix, ())
+    try:
+        known = len(binascii.a2b_base64(encoded.encode(), strict_mode=True)) in lengths
+    except ValueError:
+        known = False
+    if not known:
+        fact = f"{path} is not a signing secret"
+        yield Problem(
+            path, f"{fact}; give whsec_ and the base64 of 24 to 64 bytes, or whsk_ and that of an ed25519 key"
+        )
 
 
 _RULES = (_delays, _names, _log_files, _destinations)

@@ -9,7 +9,7 @@ import math
 import re
 import reprlib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal, Union, cast, get_args, get_origin
 
 import msgspec
@@ -27,6 +27,7 @@ Text = Annotated[str, Meta(min_length=1, pattern=_ONE_LINE, description="text th
 Line = Annotated[str, Meta(pattern=_ONE_LINE, description="text on one line")]
 SecretText = str | Secret
 Headers = dict[str, str | Secret]
+Secrets = tuple[str | Secret, ...]
 
 _SECRET_FORMS = "text, ${NAME}, {env: NAME} or {file: PATH}"
 _WORDS: dict[object, str] = {
@@ -35,6 +36,7 @@ _WORDS: dict[object, str] = {
     type(None): "null",
     SecretText: _SECRET_FORMS,
     Headers: f"a mapping of names to {_SECRET_FORMS}",
+    Secrets: f"a list, each of {_SECRET_FORMS}",
     tuple[str, ...]: "a list of text, as in [a, b]",
 }
 
@@ -75,6 +77,9 @@ class Leaf(msgspec.Struct, frozen=True):
         elif self.type == Headers:
             headers = cast("dict[object, object]", value) if isinstance(value, dict) else {None: None}
             ok = all(isinstance(k, str) and isinstance(v, (str, Secret)) for k, v in headers.items())
+        elif self.type == Secrets:
+            value = tuple(cast("Iterable[object]", value)) if isinstance(value, (list, tuple)) else (None,)
+            ok = all(isinstance(one, (str, Secret)) for one in value)
         elif self.section is not None:
             items = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
             ok = isinstance(value, tuple) is (get_origin(self.type) is tuple)
@@ -98,7 +103,7 @@ class Leaf(msgspec.Struct, frozen=True):
             return Problem(
                 where, f"{where} is {kind_of(bad)}; give {_SECRET_FORMS} (in quotes if it looks like a number)"
             )
-        hidden = self.secret or self.type == Headers or self.section is not None
+        hidden = self.secret or self.type == Headers or self.type == Secrets or self.section is not None
         fact = kind_of(value) if hidden else short(value)
         optional = self.default is not msgspec.NODEFAULT and self.section is None
         default = f", or leave it out for {short(self.default)}" if optional else ""
@@ -111,6 +116,8 @@ class Leaf(msgspec.Struct, frozen=True):
             return mask(value)
         if self.type == Headers and isinstance(value, dict):
             return {k: mask_header(k, v) for k, v in cast("Headers", value).items()}
+        if self.type == Secrets and isinstance(value, tuple):
+            return tuple(str(one) if isinstance(one, Secret) else "***" for one in cast("Secrets", value))
         return value
 
 

@@ -13,14 +13,16 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from adjourn import routing_settings
-from adjourn.addresses import bad_database_url
+from adjourn.addresses import bad_database_url, bad_origins, bad_web_url
 from adjourn.errors import ConfigInvalid
+from adjourn.redaction_rules import parse_rule
 from adjourn.routing_settings import DestinationSettings as DestinationSettings  # the one place to import them from
 from adjourn.routing_settings import RoutingSettings as RoutingSettings
 from adjourn.secret import reveal
 from adjourn.setting import Count, Days, Line, Problem, SecretText, Section, Text, given, misfits
 
 Lanes = Annotated[int, Meta(ge=1, le=4, description="a whole number from 1 to 4")]
+LeaseMs = Annotated[int, Meta(ge=1000, le=2_147_483_647, description="a whole number from 1000 to 2147483647")]
 Port = Annotated[int, Meta(ge=0, le=65_535, description="a whole number from 0 (any free port) to 65535")]
 
 
@@ -57,6 +59,7 @@ class ValidationSettings(Section, frozen=True, kw_only=True, forbid_unknown_fiel
     dedupe_window_s: Count = 300
     dedupe_memory_mb: Count = 64
     timestamp_ahead_ms_max: Count = 300_000
+    redact: tuple[str, ...] = ()
 
 
 class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +67,15 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     port: Port = 8700
     body_mb_max: Count = 16
     drain_ms_max: Count = 10_000
+    public_url: Line = ""
+    beacon_origins: tuple[str, ...] = ()
+
+
+class SessionsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    lease_ms: LeaseMs = 30_000
+    lease_ms_max: LeaseMs = 3_600_000
+    open_max: Count = 100_000
+    retention_days: Days = 7
 
 
 class LoggingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,6 +93,7 @@ class Draft(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     validation: ValidationSettings = ValidationSettings()
     routing: RoutingSettings = RoutingSettings()
     server: ServerSettings = ServerSettings()
+    sessions: SessionsSettings = SessionsSettings()
     logging: LoggingSettings = LoggingSettings()
 
 
@@ -148,6 +161,14 @@ def _capture(draft: Draft) -> Iterator[Problem]:
         yield Problem("capture.fsync_interval_ms", f"{fact}; leave it out, or set capture.fsync to 'background'")
 
 
+def _redaction(draft: Draft) -> Iterator[Problem]:
+    for i, text in enumerate(draft.validation.redact):
+        try:
+            parse_rule(text)
+        except ValueError as error:
+            yield Problem(f"validation.redact[{i}]", f"validation.redact[{i}]: {error}")
+
+
 def _is_loopback(host: str) -> bool:
     import ipaddress  # here, since nearly all settings keep authentication on and need not pay for it
 
@@ -159,9 +180,19 @@ def _is_loopback(host: str) -> bool:
 
 def _server(draft: Draft) -> Iterator[Problem]:
     host = draft.server.host
+    yield from bad_origins("server.beacon_origins", draft.server.beacon_origins)
+    if draft.server.public_url:
+        yield from bad_web_url("server.public_url", draft.server.public_url)
     if not draft.validation.require_authentication and not _is_loopback(host):
         fact = f"validation.require_authentication is false while server.host is {host!r}: anyone could write and read"
         yield Problem("validation.require_authentication", f"{fact}; set it to true, or server.host to 127.0.0.1")
+
+
+def _sessions(draft: Draft) -> Iterator[Problem]:
+    sessions = draft.sessions
+    if sessions.lease_ms > sessions.lease_ms_max:
+        fact = f"sessions.lease_ms is {sessions.lease_ms}, above sessions.lease_ms_max ({sessions.lease_ms_max})"
+        yield Problem("sessions.lease_ms", f"{fact}; lower it, or raise sessions.lease_ms_max")
 
 
 def _routing(draft: Draft) -> Iterator[Problem]:
@@ -179,7 +210,9 @@ def _drops(draft: Draft) -> Iterator[Problem]:
 _RULES: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     _database,
     _capture,
+    _redaction,
     _server,
+    _sessions,
     _routing,
     _drops,
 )

@@ -20,7 +20,6 @@ from adjourn.errors import ConfigInvalid, DestinationOutage, ExtraMissing
 P = ParamSpec("P")
 T = TypeVar("T")
 
-TIMEOUT_S = 60.0
 # PostgreSQL cuts names at 63 characters, and the longest suffix of an index takes seven.
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,55}")
 
@@ -57,7 +56,7 @@ class Table(Protocol):
 class DatabaseDestination:
     """`connection_string`: `sqlite:///file.db`, a plain path, or `postgresql://…` (needs the extra `postgres`)."""
 
-    def __init__(self, *, name: str, connection_string: str, table: str) -> None:
+    def __init__(self, *, name: str, connection_string: str, table: str, timeout_ms: int = 60_000) -> None:
         if not _TABLE_NAME.fullmatch(table):
             raise ConfigInvalid(
                 f"destination '{name}': {table!r} cannot be a table's name; use up to 56 letters, digits and "
@@ -65,7 +64,7 @@ class DatabaseDestination:
                 path="table",
             )
         self._table = _connect_to(name, connection_string, table)
-        self._worker = Worker(name, timeout_s=TIMEOUT_S, interrupt=self._table.interrupt)
+        self._worker = Worker(name, timeout_s=timeout_ms / 1000, interrupt=self._table.interrupt)
 
     async def open(self) -> None:
         await self._worker.run(self._at_rest_for_forks, self._guarded_open)
