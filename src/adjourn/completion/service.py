@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -13,8 +13,9 @@ from adjourn.clock import Clock
 from adjourn.completion import quarantine
 from adjourn.completion.dedupe import DedupeBy, judge
 from adjourn.completion.quarantine import Quarantined
+from adjourn.completion.redact import Redact, Unreadable
 from adjourn.completion.validate import Context, Prepared, Problem, prepare
-from adjourn.database import Appended, Database, Tx, Verdict
+from adjourn.database import Appended, Database, Fence, Tx, Verdict
 from adjourn.errors import EventConflict
 from adjourn.events import Record
 from adjourn.log import Log
@@ -49,6 +50,8 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     dedupe_by: DedupeBy
     timestamp_ahead_ms_max: int
     sources: frozenset[str]
+    redact_for: Callable[[str], Redact] | None = None
+    """A tenant's redaction; None: nothing is redacted."""
 
 
 class Counters(msgspec.Struct):
@@ -113,21 +116,45 @@ class Ingest:
         sequences: Sequence[int] | None,
         refused: Sequence[Problem],
     ) -> list[Result]:
-        if not self._prices.loaded:
-            await asyncio.to_thread(self._prices.load)  # a quarter of a second, once; the event loop goes on meanwhile
+        await self._load_prices()
         context = self._context(tenant)
         if len(raws) == 1:
             prepared = prepare(raws, context, sequences)
         else:
             prepared = await self._prepare(raws, context, sequences)
         if refused:
-            prepared = _with_refused(prepared, refused)
+            prepared = _with_refused(prepared, [_searched(problem, context.redact) for problem in refused])
         kept = [_quarantined(problem, context, source) for problem in prepared.problems]
         scoped = f"{tenant}/{producer}" if producer else ""
         appended = await self._write(prepared.records, kept, scoped)
         results = _results(len(raws) + len(refused), prepared, kept, appended)
         self.counters.add(results, prepared.records)
         return results
+
+    async def examine(self, tenant: str, raw: bytes) -> Record | Problem:
+        """What `take` would make of one event, without taking it."""
+        await self._load_prices()
+        prepared = prepare([raw], self._context(tenant))
+        return prepared.records[0] if prepared.records else prepared.problems[0]
+
+    async def take_if(
+        self, tenant: str, raw: bytes, change: Callable[[Tx, Record], bool], *, source: str, fence: Fence | None = None
+    ) -> Result | None:
+        """Write one event in the transaction of the change of state that it tells of. None: `change` said that it does
+        not take place, and nothing was written. A body that is invalid goes to quarantine, and nothing is changed."""
+        found = await self.examine(tenant, raw)
+        if not isinstance(found, Record):
+            return (await self.take(tenant, [raw], source=source))[0]
+        self.in_hand += 1
+        try:
+            appended = await self._database.write(_put_if, change, found, key=found.session_id, fence=fence)
+        finally:
+            self.in_hand -= 1
+        if appended is None:
+            return None
+        results = _results(1, Prepared([found], [0], []), [], [appended])
+        self.counters.add(results, [found])
+        return results[0]
 
     async def retry(self, tenant: str | None, entry_id: str) -> Result:
         """Send a quarantined body again, as it is, under the settings of now. Raises NotFound.
@@ -153,6 +180,10 @@ class Ingest:
             return None
         return _conflict(record) if verdict == "conflict" else Result("duplicate", record.event_id)
 
+    async def _load_prices(self) -> None:
+        if not self._prices.loaded:
+            await asyncio.to_thread(self._prices.load)  # a quarter of a second, once; the event loop goes on meanwhile
+
     def _context(self, tenant: str) -> Context:
         """Events of one tenant that come in the same millisecond share it."""
         now_ms = self._clock.wall_ms()
@@ -168,6 +199,7 @@ class Ingest:
             dedupe_by=settings.dedupe_by,
             timestamp_ahead_ms_max=settings.timestamp_ahead_ms_max,
             sources=settings.sources,
+            redact=None if settings.redact_for is None else settings.redact_for(tenant),
         )
         return context
 
@@ -214,6 +246,10 @@ def _put(tx: Tx, records: Sequence[Record], refused: Sequence[Quarantined], prod
     return tx.append(records, producer=producer)
 
 
+def _put_if(tx: Tx, change: Callable[[Tx, Record], bool], record: Record) -> Appended | None:
+    return tx.append([record]) if change(tx, record) else None
+
+
 def _with_refused(prepared: Prepared, refused: Sequence[Problem]) -> Prepared:
     """Put both in the order of the whole."""
     taken = {problem.index for problem in refused}
@@ -221,6 +257,16 @@ def _with_refused(prepared: Prepared, refused: Sequence[Problem]) -> Prepared:
     free = [place for place in range(count) if place not in taken]
     problems = [msgspec.structs.replace(problem, index=free[problem.index]) for problem in prepared.problems]
     return Prepared(prepared.records, [free[place] for place in prepared.places], [*problems, *refused])
+
+
+def _searched(problem: Problem, redact: Redact | None) -> Problem:
+    """What was refused before it came here is kept without what must not be kept, as far as it can be read."""
+    if redact is None:
+        return problem
+    try:
+        return msgspec.structs.replace(problem, raw=redact(problem.raw))
+    except Unreadable:
+        return problem
 
 
 def _slices(raws: Sequence[bytes]) -> list[tuple[int, int]]:

@@ -1,23 +1,31 @@
 """Clients of an Adjourn server over HTTP."""
 
-from adjourn.sdk._async import AsyncClient
-from adjourn.sdk._sync import Client
+from adjourn.sdk._async import AsyncClient, AsyncWatch
+from adjourn.sdk._sync import Client, Watch
 from adjourn.sdk.models import (
+    CompletedAnswer,
     DestinationCounts,
     EventAnswer,
     EventResult,
     EventStatus,
     MetricsAnswer,
     SendAnswer,
+    SessionAnswer,
+    SessionsAnswer,
 )
 
 __all__ = [
     "AsyncClient",
+    "AsyncWatch",
     "Client",
+    "CompletedAnswer",
     "DestinationCounts",
     "EventAnswer",
     "EventResult",
     "EventStatus",
     "MetricsAnswer",
     "SendAnswer",
+    "SessionAnswer",
+    "SessionsAnswer",
+    "Watch",
 ]

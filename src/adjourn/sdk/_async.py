@@ -6,13 +6,27 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from adjourn.clock import Clock, SystemClock
-from adjourn.errors import AdjournError, Unavailable
+from adjourn.errors import AdjournError, NotFound, SessionEnded, Unavailable
+from adjourn.events import SessionType, UserPart
 from adjourn.sdk import _client as client
-from adjourn.sdk.models import EventAnswer, MetricsAnswer, SendAnswer
+from adjourn.sdk import _watch as watching
+from adjourn.sdk.beat_service import AsyncBeat
+from adjourn.sdk.models import (
+    CompletedAnswer,
+    EventAnswer,
+    MetricsAnswer,
+    SendAnswer,
+    SessionAnswer,
+    SessionsAnswer,
+    SessionState,
+)
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -43,6 +57,8 @@ class AsyncClient:
         self._compress = compress
         self._retries = retries
         self._clock: Clock = SystemClock()
+        self.sessions = AsyncSessions(self._decoded)
+        """Watched sessions."""
         self._http = httpx.AsyncClient(
             headers=self._server.headers(),
             timeout=timeout_ms / 1000,
@@ -119,6 +135,9 @@ class AsyncClient:
         answer = await self._answer(request, again=request.method == "GET")
         return client.decode(self._server, answer, object) if answer.body else None
 
+    async def _decoded(self, request: client.Request, kind: type[T], *, again: bool = True) -> T:
+        return client.decode(self._server, await self._answer(request, again=again), kind)
+
     async def _answer(self, request: client.Request, *, again: bool = True) -> client.Answer:
         """The answer, if it is 2xx; else its error. What may pass is tried `again`."""
         tries = 0
@@ -160,3 +179,116 @@ class AsyncClient:
 
     def _refusal(self, answer: client.Answer) -> AdjournError:
         return client.refusal(self._server, answer, self._clock.wall_ms())
+
+
+class _Ask(Protocol):
+    """What answers a request, as a type of it."""
+
+    async def __call__(self, request: client.Request, kind: type[T], *, again: bool = True) -> T: ...
+
+
+class AsyncSessions:
+    """Sessions that the server watches, so that the death of a program does not cost their completions."""
+
+    def __init__(self, ask: _Ask) -> None:
+        self._ask = ask
+
+    def watch(
+        self,
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        model: str | None = None,
+        session_type: SessionType = "chat",
+        organization_id: str | None = None,
+        tier: str | None = None,
+        attempt: int = 1,
+        lease_ms: int | None = None,
+        custom_tags: Mapping[str, object] | None = None,
+    ) -> AsyncWatch:
+        """A session from entry to exit, as `adjourn.session` is, that heartbeats while it lasts. If nothing is heard of
+        it for `lease_ms` (the server's setting by default), the server completes it as `error`/`abandoned`."""
+        return AsyncWatch(
+            self._ask,
+            session_id=session_id,
+            session_type=session_type,
+            user=UserPart(user_id=user_id, organization_id=organization_id, tier=tier),
+            model=model,
+            attempt=attempt,
+            lease_ms=lease_ms,
+            custom_tags=custom_tags,
+        )
+
+    async def get(self, session_id: str, *, attempt: int | None = None) -> SessionAnswer:
+        """The newest run of a session, or one of its runs. Raises NotFound."""
+        query = None if attempt is None else {"attempt": attempt}
+        request = client.Request("GET", watching.session_path(session_id), query=query)
+        return await self._ask(request, SessionAnswer)
+
+    async def list(self, *, state: SessionState | None = None, limit: int = 50, cursor: str = "") -> SessionsAnswer:
+        """One page of the tenant's watched sessions, in the order of their ids."""
+        query: dict[str, str | int] = {"limit": limit}
+        query |= {"state": state} if state else {}
+        query |= {"cursor": cursor} if cursor else {}
+        return await self._ask(client.Request("GET", watching.SESSIONS_PATH, query=query), SessionsAnswer)
+
+
+class AsyncWatch(watching.Watched):
+    """One watched session; `AsyncSessions.watch` makes it.
+
+    Entering begins it and raises what `AsyncClient` raises, and SessionExists. Leaving completes it: normally as
+    `success`, by TimeoutError as `timeout`, cancelled or interrupted as `user_terminated`, by any other exception as
+    `error`, and that passes on."""
+
+    def __init__(
+        self,
+        ask: _Ask,
+        *,
+        session_id: str | None,
+        session_type: SessionType,
+        user: UserPart,
+        model: str | None,
+        attempt: int,
+        lease_ms: int | None,
+        custom_tags: Mapping[str, object] | None,
+    ) -> None:
+        super().__init__(
+            session_id=session_id,
+            session_type=session_type,
+            user=user,
+            model=model,
+            attempt=attempt,
+            lease_ms=lease_ms,
+            custom_tags=custom_tags,
+        )
+        self._ask = ask
+        self._beat: AsyncBeat | None = None
+
+    async def __aenter__(self) -> AsyncWatch:
+        self.answer = await self._ask(self.begin_request(), SessionAnswer)
+        self._beat = AsyncBeat(self._heartbeat, self.beat_s)
+        self._beat.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._beat is not None
+        await self._beat.stop()
+        try:
+            self.completed = await self._ask(self.complete_request(error), CompletedAnswer)
+        except AdjournError as refused:
+            if error is None:
+                raise
+            # What went wrong inside comes first.
+            error.add_note(f"adjourn: the completion of session {self.session_id} was not taken: {refused}")
+
+    async def _heartbeat(self) -> float | None:
+        """Seconds until the next; None where no more are taken, and only the completion is left to say."""
+        try:
+            await self._ask(self.heartbeat_request(), object, again=False)
+        except (SessionEnded, NotFound):
+            return None
+        except AdjournError:
+            return self.beat_s / 4  # the lease is running
+        return self.heard()

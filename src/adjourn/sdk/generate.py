@@ -20,7 +20,7 @@ _RULES = (
     (r'\A""".*?"""', _OPENING),
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
-    (r"\bAsyncClient\b", "Client"),
+    (r"\bAsync(Client|Sessions|Watch|Beat)\b", r"\1"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\baclose\b", "close"),
     (r"\basyncio\b", "time"),

@@ -78,6 +78,45 @@ class MetricsAnswer(msgspec.Struct, frozen=True):
     destination_stats: dict[str, DestinationCounts]
 
 
+SessionState = Literal["open", "completed", "abandoned", "amended"]
+
+
+class SessionAnswer(msgspec.Struct, frozen=True):
+    """A watched session. Its completion is event `event_id`, once it is not open any more."""
+
+    session_id: str
+    attempt: int
+    state: SessionState
+    lease_ms: int
+    event_id: str
+    amendment_id: str | None
+    """Of a completion that came after the session had been abandoned."""
+    began_at: str
+    """RFC 3339, UTC, by the server's clock; so are the others."""
+    heard_at: str
+    expires_at: str | None
+    ended_at: str | None
+
+
+class SessionsAnswer(msgspec.Struct, frozen=True):
+    """One page; `next_cursor` leads to the next, None after the last."""
+
+    sessions: tuple[SessionAnswer, ...]
+    next_cursor: str | None
+
+
+class CompletedAnswer(msgspec.Struct, frozen=True):
+    """`accepted`: this is the session's completion. `amended`: it had been abandoned, and this corrects that.
+    `duplicate`: it was there already."""
+
+    # A closed set, as above.
+    status: Literal["accepted", "amended", "duplicate"]
+    session_id: str
+    attempt: int
+    event_id: str
+    amends: str | None = None
+
+
 class ProblemAnswer(msgspec.Struct, frozen=True):
     """An error as RFC 9457 writes it; every member may be missing, since proxies write such bodies too."""
 

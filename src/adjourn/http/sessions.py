@@ -1,0 +1,156 @@
+"""The routes of watched sessions: begin, heartbeat, complete; look up and list."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.params import FromPath, HeaderParameter, QueryParameter
+
+from adjourn.clock import rfc3339
+from adjourn.errors import BodyInvalid
+from adjourn.http.auth import caller_of, node_of, requires
+from adjourn.sessions.answers import Ended
+from adjourn.sessions.watch import Begin, Complete, Heartbeat, Key, State, Watched
+
+T = TypeVar("T")
+
+AnyRequest = Request[Any, Any, Any]
+PAGE_MAX = 500
+IDEMPOTENCY_KEY_LENGTH_MAX = 256
+
+
+class SessionView(msgspec.Struct):
+    """A watched session. `event_id` is its completion's, which is in the log unless the session is open; `amendment_id`
+    is that of a completion that came after it had been abandoned. `expires_at` is by this server's wall clock."""
+
+    session_id: str
+    attempt: int
+    state: State
+    lease_ms: int
+    event_id: str
+    amendment_id: str | None
+    began_at: str
+    heard_at: str
+    expires_at: str | None
+    ended_at: str | None
+
+    @classmethod
+    def of(cls, watched: Watched) -> SessionView:
+        return cls(
+            session_id=watched.session_id,
+            attempt=watched.attempt,
+            state=watched.state,
+            lease_ms=watched.lease_ms,
+            event_id=watched.event_id,
+            amendment_id=watched.amendment_id,
+            began_at=rfc3339(watched.began_ms),
+            heard_at=rfc3339(watched.heard_ms),
+            expires_at=rfc3339(watched.heard_ms + watched.lease_ms) if watched.state == "open" else None,
+            ended_at=None if watched.ended_ms is None else rfc3339(watched.ended_ms),
+        )
+
+
+class SessionPage(msgspec.Struct):
+    """`next_cursor` is given back as `cursor` for the page after; null on the last."""
+
+    sessions: list[SessionView]
+    next_cursor: str | None
+
+
+class Heard(msgspec.Struct):
+    """The lease lasts `lease_ms` from now."""
+
+    session_id: str
+    attempt: int
+    lease_ms: int
+
+
+@post("/v1/sessions/begin", guards=[requires("sessions:write")], summary="Begin a watched session")
+async def begin_session(
+    request: AnyRequest,
+    idempotency_key: Annotated[
+        str, HeaderParameter(name="Idempotency-Key", max_length=IDEMPOTENCY_KEY_LENGTH_MAX)
+    ] = "",
+) -> Response[SessionView]:
+    """201 where it was begun now, 200 where the same call had begun it before."""
+    watched, fresh = await node_of(request).sessions.begin(
+        caller_of(request).tenant, _body(await request.body(), Begin), idempotency_key=idempotency_key
+    )
+    return Response(SessionView.of(watched), status_code=201 if fresh else 200)
+
+
+@post(
+    "/v1/sessions/{session_id:str}/heartbeat",
+    guards=[requires("sessions:write")],
+    status_code=200,
+    summary="Keep a session's lease; may bring the usage so far",
+)
+async def heartbeat_session(request: AnyRequest, session_id: FromPath[str]) -> Heard:
+    session_id, heartbeat = unquote(session_id), _body(await request.body(), Heartbeat)
+    lease_ms = await node_of(request).sessions.heartbeat(caller_of(request).tenant, session_id, heartbeat)
+    return Heard(session_id, heartbeat.attempt, lease_ms)
+
+
+@post(
+    "/v1/sessions/{session_id:str}/complete",
+    guards=[requires("sessions:write")],
+    status_code=200,
+    summary="Complete a session, once",
+)
+async def complete_session(request: AnyRequest, session_id: FromPath[str]) -> Ended:
+    return await node_of(request).sessions.complete(
+        caller_of(request).tenant, unquote(session_id), _body(await request.body(), Complete)
+    )
+
+
+@get("/v1/sessions/{session_id:str}", guards=[requires("sessions:read")], summary="One watched session")
+async def get_session(
+    request: AnyRequest, session_id: FromPath[str], attempt: Annotated[int | None, QueryParameter(ge=1)] = None
+) -> SessionView:
+    watched = await node_of(request).sessions.get(caller_of(request).tenant, unquote(session_id), attempt)
+    return SessionView.of(watched)
+
+
+@get("/v1/sessions", guards=[requires("sessions:read")], summary="Watched sessions, in the order of their ids")
+async def list_sessions(
+    request: AnyRequest,
+    limit: Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)] = 50,
+    cursor: Annotated[str, QueryParameter(max_length=2048)] = "",
+    session_state: Annotated[State | None, QueryParameter(name="state")] = None,
+) -> SessionPage:
+    tenant = caller_of(request).tenant
+    after = _place(tenant, cursor) if cursor else None
+    found = await node_of(request).sessions.list(tenant, state=session_state, after=after, limit=limit)
+    following = _cursor(found[-1].key) if len(found) == limit else None
+    return SessionPage([SessionView.of(watched) for watched in found], following)
+
+
+def _body(body: bytes, kind: type[T]) -> T:
+    """Not by the framework, which would write numbers anew: they are kept as they came. No body is an empty one."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        fact, _, place = str(error).partition(" - at `$.")
+        path = place.rstrip("`")
+        fact = f"{path}: {fact}" if path else fact
+        raise BodyInvalid(f"{fact}; GET /openapi.json says what is expected", path=path) from None
+
+
+def _cursor(key: Key) -> str:
+    return base64.urlsafe_b64encode(f"{key.attempt} {key.session_id}".encode()).decode()
+
+
+def _place(tenant: str, cursor: str) -> Key:
+    try:
+        attempt, _, session_id = base64.urlsafe_b64decode(cursor).decode().partition(" ")
+        return Key(tenant, session_id, int(attempt))
+    except (binascii.Error, ValueError):
+        raise BodyInvalid("this cursor was not given by this route; begin without one", path="cursor") from None
+
+
+SESSION_ROUTES = [begin_session, heartbeat_session, complete_session, get_session, list_sessions]
