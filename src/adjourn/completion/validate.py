@@ -19,7 +19,8 @@ import msgspec
 
 from adjourn.completion.dedupe import DedupeBy, derived_id
 from adjourn.completion.explain import Refused, explain_malformed, explain_type
-from adjourn.events import Completion, Record, SessionPart, UsagePart, decode_completion
+from adjourn.completion.redact import Redact, Unreadable
+from adjourn.events import BEACON, Completion, Record, SessionPart, UsagePart, decode_completion
 from adjourn.prices import SENT, PriceTable, nanousd_of
 
 BODY_BYTES_MAX = 256 * 1024
@@ -46,6 +47,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ahead_ms_max: int = 300_000
     sources: frozenset[str] = frozenset()
     """The values of `metadata.source` that are taken; empty: all."""
+    redact: Redact | None = None
+    """Takes out of a body what must not be kept, before anything else is made of it."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -73,7 +76,7 @@ def prepare(raws: Sequence[bytes], ctx: Context, sequences: Sequence[int] | None
     """Turn a batch of bodies (one JSON object each) into records. Never raises on what a body contains.
 
     `sequences`, parallel to `raws`, are the numbers that a known producer gave its events; without them all are 0."""
-    tenant, now_ms, prices, sources = ctx.tenant, ctx.now_ms, ctx.prices, ctx.sources
+    tenant, now_ms, prices, sources, redact = ctx.tenant, ctx.now_ms, ctx.prices, ctx.sources, ctx.redact
     by_session = ctx.dedupe_by == "session"
     copy_id_hasher, copy_session_hasher, copy_content_hasher = _hashers(ctx.secret, tenant)
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
@@ -81,9 +84,12 @@ def prepare(raws: Sequence[bytes], ctx: Context, sequences: Sequence[int] | None
     records: list[Record] = []
     places: list[int] = []
     problems: list[Problem] = []
-    for index, raw in enumerate(raws):
-        body = raw.strip(_WHITESPACE)
+    for index, sent in enumerate(raws):
+        raw = sent
         try:
+            if redact is not None:
+                raw = _redacted(sent, redact)
+            body = raw.strip(_WHITESPACE)
             event = _read(body)
             _check(event, latest, sources)
         except Refused as refused:
@@ -117,6 +123,19 @@ def prepare(raws: Sequence[bytes], ctx: Context, sequences: Sequence[int] | None
         )
         places.append(index)
     return Prepared(records, places, problems)
+
+
+def _redacted(raw: bytes, redact: Redact) -> bytes:
+    try:
+        return redact(raw)
+    except Unreadable:
+        _read(raw.strip(_WHITESPACE))  # refuses it for a reason of its own
+        raise Refused(
+            "redaction_failed",
+            "",
+            "the event cannot be searched for what is to be redacted",
+            "write its names and texts without half surrogate pairs",
+        ) from None
 
 
 @lru_cache(maxsize=1024)
@@ -347,7 +366,10 @@ def _with_event_id(body: bytes, event_id: str) -> bytes:
 
 
 def _cost(usage: UsagePart, event: Completion, prices: PriceTable, now: datetime) -> tuple[int | None, str]:
-    """What the sender says it cost, else the price of its tokens at the event's date."""
+    """What the sender says it cost, else the price of its tokens at the event's date. A browser's claim costs nothing:
+    whoever sees a page could run up its bill."""
+    if event.metadata is not None and event.metadata.source == BEACON:
+        return None, ""
     if usage.estimated_cost_usd is not None:
         return nanousd_of(usage.estimated_cost_usd), SENT
     model = usage.model
