@@ -50,8 +50,10 @@ def _main():
                 os._exit(0)
         os.close(into)
         seconds = argument["kill_after_s"]
-        parts, deadline = [], time.monotonic() + seconds
         import select
+        if argument["once_it_spoke"]:
+            select.select([out], [], [], 60)
+        parts, deadline = [], time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if select.select([out], [], [], left)[0]:
                 part = os.read(out, 65536)
@@ -76,11 +78,14 @@ class Nursery:
     def __init__(self, program: str, settings: Mapping[str, object]) -> None:
         self._process = run_python(IMPORTS + program + _NURSERY, json.dumps(settings))
 
-    def kill_one(self, *, after_s: float, **argument: object) -> tuple[bool, list[str]]:
-        """Start a child, SIGKILL it after so long. (whether it was killed before its end, the lines that it said)."""
+    def kill_one(self, *, after_s: float, once_it_spoke: bool = False, **argument: object) -> tuple[bool, list[str]]:
+        """Start a child, SIGKILL it after so long (behind its first line, if asked for: a busy machine starts slowly).
+        (whether it was killed before its end, the lines that it said)."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({**argument, "kill_after_s": after_s}).encode() + b"\n")
+        self._process.stdin.write(
+            json.dumps({**argument, "kill_after_s": after_s, "once_it_spoke": once_it_spoke}).encode() + b"\n"
+        )
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         *whole, cut = answer["said"].split("\n")

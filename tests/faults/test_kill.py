@@ -77,18 +77,17 @@ def test_what_a_server_acknowledged_is_there_once_however_often_it_is_killed(
     with Nursery(SERVING, mapped) as nursery:
         for sender in senders:
             sender.start()
-        for _ in range(kills):
-            ready += nursery.kill_one(after_s=rng.uniform(0.1, 0.5))[1] == ["ready"]
+        for life in range(kills):
+            serving = life % 2 == 0  # the others are killed while they start, wherever that is
+            said = nursery.kill_one(
+                after_s=rng.uniform(0.0, 0.3) if serving else rng.uniform(0.1, 0.5), once_it_spoke=serving
+            )[1]
+            ready += said == ["ready"]
         for sender in senders:
             sender.finish.set()
-        for after_s in (
-            2.0,
-            4.0,
-            8.0,
-            16.0,
-        ):  # the last answers what is still being resent; a busy machine starts slowly
+        for after_s in (2.0, 4.0, 8.0, 16.0):  # the last answers what is still being resent
             if any(sender.is_alive() for sender in senders):
-                nursery.kill_one(after_s=after_s)
+                nursery.kill_one(after_s=after_s, once_it_spoke=True)
         for sender in senders:
             sender.join(10)
     assert not any(sender.is_alive() for sender in senders)
@@ -101,5 +100,5 @@ def test_what_a_server_acknowledged_is_there_once_however_often_it_is_killed(
 
     asyncio.run(look())
     print(f"{kind}: {kills} kills, {ready} while serving, {len(acknowledged)} acknowledged, {statuses}")
-    assert ready >= kills // 8
+    assert ready >= kills // 2
     assert statuses["accepted"] + statuses["duplicate"] == len(acknowledged)
