@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
@@ -30,6 +30,9 @@ from adjourn.eventlog import get_logger
 from adjourn.events import Completion, StoredEvent
 from adjourn.node import MB, Node
 from adjourn.settings import Settings, default_settings
+
+if TYPE_CHECKING:
+    from adjourn.delivery.transform import TransformCallable
 
 T = TypeVar("T")
 
@@ -61,8 +64,11 @@ class Runtime:
         key: str = "",
         tenant: str = "default",
         on_delivered: Callable[[Sequence[StoredEvent]], None] | None = None,
+        transforms: Mapping[str, TransformCallable] | None = None,
     ) -> None:
-        """Embedded, unless `url` names a server; `tenant` is whose events the embedded log holds them to be."""
+        """Embedded, unless `url` names a server; `tenant` is whose events the embedded log holds them to be, and
+        `transforms` are functions that a destination's `transform` may name: called for each event, in the runtime's
+        thread, they give what to send, or None for nothing."""
         self.settings = settings or default_settings()
         if key and not url:
             raise ConfigInvalid("a key was given but no url; give the server's url too, or neither", path="url")
@@ -70,6 +76,7 @@ class Runtime:
         self._key = key
         self._tenant = tenant
         self._on_delivered = on_delivered
+        self._transforms = transforms
         capture = self.settings.capture
         self._spool = Spool(
             Path(self.settings.spool_dir),
@@ -182,7 +189,7 @@ class Runtime:
             sink = RemoteSink(self._url, self._key, Path(self.settings.spool_dir) / "torn.txt")
             worker.closers.append(sink.close)
             return sink.send, sink.keep_torn
-        node = Node(self.settings, on_delivered=self._on_delivered)
+        node = Node(self.settings, on_delivered=self._on_delivered, transforms=self._transforms)
         try:
             await node.open()
         except BaseException:

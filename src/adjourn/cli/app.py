@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from adjourn.cli import capture, config, db, dead_letters, destinations, gateway, keys, quarantine, serve
+from adjourn.cli import capture, config, db, dead_letters, destinations, gateway, keys, quarantine, serve, transforms
 from adjourn.errors import AdjournError
 from adjourn.version import __version__
 
@@ -33,6 +33,7 @@ app.add_typer(dead_letters.app)
 app.add_typer(destinations.app)
 app.add_typer(keys.app)
 app.add_typer(quarantine.app)
+app.add_typer(transforms.app)
 
 
 def _show_version(wanted: bool) -> None:
