@@ -164,6 +164,9 @@ ROWS: dict[str, Row] = {
         ["/v1/events/evt_1", "https://adjourn.example/v1/events/evt_1"],
         webhook.RECEIVER,
     ),
+    "server.beacon_origins": Row(
+        [[], ["https://a.example"], ["*"]], server.origins_that_may_send_beacons, [[], ["a"], ["a", "b"]], ANY_PORT
+    ),
     "sessions.lease_ms": Row([1000, 600_000], sessions.lease_of_one_that_names_none, beside=QUIET),
     "sessions.lease_ms_max": Row(
         [5000, 60_000], sessions.lease_of_ten_seconds, ["refused", "begun"], {**QUIET, "sessions.lease_ms": 1000}

@@ -16,6 +16,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 SCHEMA_VERSION = "v1.2"
 ID_LENGTH_MAX = 256
+BEACON = "beacon"
+"""`metadata.source` of what a browser claims under a public key: it is never priced."""
+BEACON_PREFIX = "beacon_"
+"""Before the ids of such events and of their sessions."""
 
 Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
 Time = Annotated[datetime, Meta(tz=True)]

@@ -67,6 +67,18 @@ def answer_to_a_megabyte_and_a_half(flip: Flipped) -> int:
     return with_server(flip, talk)
 
 
+def origins_that_may_send_beacons(flip: Flipped) -> list[str]:
+    async def talk(client: httpx.AsyncClient) -> list[str]:
+        may: list[str] = []
+        for name in ("a", "b"):
+            event = {"event_id": name, "session": {"session_id": name}}
+            answer = await client.post("/v1/beacon", json=event, headers={"origin": f"https://{name}.example"})
+            may += [name] if answer.status_code == 202 else []
+        return may
+
+    return with_server(flip, talk)
+
+
 def host_that_answers(flip: Flipped) -> str:
     return _where_it_answers(flip).host
 

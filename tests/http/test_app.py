@@ -86,8 +86,9 @@ def test_a_draining_server_takes_nothing_new() -> None:
     """`drain` closes the hot route and the probe together."""
     from adjourn.http.app import Application
 
-    settings = types.SimpleNamespace(server=types.SimpleNamespace(body_mb_max=1))
+    settings = types.SimpleNamespace(server=types.SimpleNamespace(body_mb_max=1, beacon_origins=()))
     application = Application(cast(Any, types.SimpleNamespace(ingest=None, keys=None, settings=settings)))
     application.drain()
     assert application.events.draining
+    assert application.beacon.draining
     assert application.framework.state.draining

@@ -11,6 +11,8 @@ from tests.documented import differences, documented_names
 from tests.http.serving import Serving
 from tests.http.test_app import routes
 
+from adjourn.http.beacon import BEACON_PATH, SCRIPT_PATH
+
 
 def test_every_route_is_in_the_document(server: Serving) -> None:
     """Paths and methods of the document are those of the application; all but the probes want a key."""
@@ -21,10 +23,11 @@ def test_every_route_is_in_the_document(server: Serving) -> None:
         for method in item
         if method in ("get", "post", "put", "patch", "delete")
     }
-    assert described == {(path, method) for path, method, _ in routes() if path != "/openapi.json"}
+    beacon = {(BEACON_PATH, "POST"), (SCRIPT_PATH, "GET")}
+    assert described == beacon | {(path, method) for path, method, _ in routes() if path != "/openapi.json"}
     for path, item in document["paths"].items():
         for operation in item.values():
-            is_open = path in ("/healthz", "/readyz")
+            is_open = path in ("/healthz", "/readyz", SCRIPT_PATH)
             assert ("401" in operation["responses"]) != is_open
             for status, response in operation["responses"].items():
                 if status >= "400" and not is_open:

@@ -1,0 +1,271 @@
+"""The browser's door: `POST /v1/beacon` for `navigator.sendBeacon`, and the script that calls it, `GET /beacon.js`.
+
+A page shows its key to everyone, so what comes in here is a claim of whoever sends it. It is made sure that a claim
+can stand beside what a trusted sender says, and never in its place: docs/howto/beacon.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import parse_qs
+
+import msgspec
+
+from adjourn.completion.service import Ingest, Result
+from adjourn.errors import (
+    AdjournError,
+    BodyInvalid,
+    BodyTooLarge,
+    EventConflict,
+    EventInvalid,
+    Forbidden,
+    MediaTypeUnsupported,
+    MethodNotAllowed,
+    NotFound,
+    TooBusy,
+    Unavailable,
+)
+from adjourn.events import BEACON, BEACON_PREFIX
+from adjourn.http.bodies import JSON, media_type
+from adjourn.http.events import Headers, Receive, Scope, Send, refuse, respond, told
+from adjourn.security.service import ANONYMOUS, Keys
+
+BEACON_PATH = "/v1/beacon"
+SCRIPT_PATH = "/beacon.js"
+BODY_BYTES_MAX = 64 * 1024
+"""As much as browsers send in one beacon."""
+AT_ONCE_MAX = 1000
+"""Beacons that are being read or taken; past it, new ones are told to come back."""
+SCRIPT_AGE_S = 3600
+
+_KINDS = ("text/plain", JSON, "")
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_ABSENT: Final = msgspec.Raw(b"null")
+
+Fields = dict[str, msgspec.Raw]
+
+
+def fields_of(body: bytes) -> Fields:
+    """Raises BodyInvalid."""
+    try:
+        return _decode(body)
+    except (ValueError, RecursionError) as error:
+        raise BodyInvalid(f"the body is not a JSON object ({error}); send one completion event") from error
+
+
+def key_of(fields: Fields, query: bytes) -> str:
+    """Taken out of the body, else the `key` of the query; "" where there is none."""
+    given = _text(fields.pop("key", _ABSENT))
+    if given is None:
+        given = parse_qs(query.decode("latin-1")).get("key", [""])[0]
+    return given
+
+
+def claim(fields: Fields) -> bytes:
+    """The event as it goes on: marked, under ids that no trusted sender's can be mistaken for, and without a cost.
+
+    Raises Forbidden and EventInvalid for what cannot be made safe. What is of the wrong type stays as it is, since the
+    schema refuses it."""
+    if _text(fields.get("event_type", _ABSENT)) not in (None, "session.completed"):
+        raise Forbidden(
+            "a public key adds session.completed and nothing else; send amendments with a key of the role writer",
+            path="event_type",
+        )
+    event_id = _text(fields.get("event_id", _ABSENT))
+    if not event_id:
+        raise EventInvalid("a beacon needs an event_id; send one of its own, the same when repeated", path="event_id")
+    fields["event_id"] = _raw(BEACON_PREFIX + event_id)
+    session = _object(fields.get("session", _ABSENT))
+    if session is not None:
+        session_id = _text(session.get("session_id", _ABSENT))
+        if session_id:
+            fields["session"] = _raw(session | {"session_id": _raw(BEACON_PREFIX + session_id)})
+    usage = _object(fields.get("usage", _ABSENT))
+    if usage is not None:
+        usage.pop("estimated_cost_usd", None)
+        fields["usage"] = _raw(usage)
+    metadata = {} if bytes(fields.get("metadata", _ABSENT)) == b"null" else _object(fields["metadata"])
+    if metadata is not None:
+        metadata.pop("source_ip", None)  # nobody here has seen it
+        fields["metadata"] = _raw(metadata | {"source": _raw(BEACON)})
+    return _encode(fields)
+
+
+def _text(raw: msgspec.Raw) -> str | None:
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _object(raw: msgspec.Raw) -> Fields | None:
+    try:
+        return _decode(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(_encode(value))
+
+
+class BeaconEndpoint:
+    """Both routes. Off, which is answered 404, while no origin is allowed."""
+
+    paths = frozenset((BEACON_PATH, SCRIPT_PATH))
+
+    def __init__(self, ingest: Ingest, keys: Keys, origins: Iterable[str]) -> None:
+        self.draining = False
+        self._ingest = ingest
+        self._keys = keys
+        self._origins = frozenset(origins)
+        self._at_once = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope["headers"])
+        shared = self._shared_with(headers.get("origin", ""))
+        try:
+            if scope["path"] == SCRIPT_PATH:
+                await self._script(scope["method"], headers, send)
+            elif scope["method"] == "OPTIONS" and self._origins:
+                self._check_origin(headers)
+                await respond(send, 204, b"text/plain", b"", [*shared, *_PREFLIGHT])
+            elif scope["method"] == "POST":
+                await self._one(scope, headers, receive, send, shared)
+            else:
+                raise MethodNotAllowed(f"this method is not allowed on {BEACON_PATH}; send the event with POST")
+        except Exception as error:
+            problem = told(error, scope["path"])
+            await refuse(send, problem, [*shared, *self._allow(problem, scope["path"])])
+
+    async def _one(
+        self, scope: Scope, headers: Headers, receive: Receive, send: Send, shared: list[tuple[bytes, bytes]]
+    ) -> None:
+        self._check_open(headers)
+        self._at_once += 1
+        try:
+            body = await _body(headers, receive)
+            if body is None:
+                return  # the client hung up: nobody to answer, nothing to take
+            result = await self._taken(body, scope["query_string"])
+        finally:
+            self._at_once -= 1
+        await respond(send, 202, JSON.encode(), _encode(result), shared)
+
+    async def _taken(self, body: bytes, query: bytes) -> Result:
+        fields = fields_of(body)
+        secret = key_of(fields, query)
+        key = await self._keys.check(f"Bearer {secret}" if secret else "", "beacon:write")
+        if key.role != "beacon" and key is not ANONYMOUS:
+            raise Forbidden(
+                f"key {key.id} has the role {key.role}, and a page shows its key to everyone; revoke it, and make one "
+                "with: adjourn keys create --role beacon",
+                path="key",
+            )
+        (result,) = await self._ingest.take(key.tenant, [claim(fields)], source=BEACON)
+        if result.status == "invalid":
+            raise EventInvalid(f"{result.message}; {result.remedy}", path=result.path)
+        if result.status == "conflict":
+            raise EventConflict(f"{result.message}; {result.remedy}", path=result.path)
+        return result
+
+    def _check_open(self, headers: Headers) -> None:
+        self._check_on()
+        self._check_origin(headers)
+        if media_type(headers.get("content-type", "")) not in _KINDS or headers.get("content-encoding", ""):
+            raise MediaTypeUnsupported(
+                f"a beacon is text/plain or {JSON}, and not compressed; send it so", path="content-type"
+            )
+        if self.draining:
+            raise Unavailable("this server is stopping; send again to another node", retry_after_ms=2000)
+        if self._at_once >= AT_ONCE_MAX:
+            raise TooBusy("too many beacons are being read at once; send again in a second", retry_after_ms=1000)
+
+    def _check_on(self) -> None:
+        if not self._origins:
+            raise NotFound("the beacon is off; set server.beacon_origins to the origins of your pages")
+
+    def _check_origin(self, headers: Headers) -> None:
+        origin = headers.get("origin", "")
+        if not self._allows(origin):
+            raise Forbidden(
+                f"the origin {origin[:200]!r} is not allowed here; add it to server.beacon_origins", path="origin"
+            )
+
+    def _allows(self, origin: str) -> bool:
+        return origin in self._origins or "*" in self._origins
+
+    def _shared_with(self, origin: str) -> list[tuple[bytes, bytes]]:
+        """Who may read the answer. `sendBeacon` always sends cookies along, so the browser wants that allowed by name;
+        none is ever looked at."""
+        vary = (b"vary", b"origin")
+        if not (origin and self._allows(origin)):
+            return [vary]
+        return [
+            vary,
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-allow-credentials", b"true"),
+        ]
+
+    def _allow(self, error: AdjournError, path: str) -> list[tuple[bytes, bytes]]:
+        if not isinstance(error, MethodNotAllowed):
+            return []
+        if path == SCRIPT_PATH:
+            return [(b"allow", b"GET, HEAD")]
+        return [(b"allow", b"OPTIONS, POST" if self._origins else b"POST")]
+
+    async def _script(self, method: str, headers: Mapping[str, str], send: Send) -> None:
+        if method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(f"this method is not allowed on {SCRIPT_PATH}; GET it")
+        self._check_on()
+        script, etag = _read_script()
+        fresh = headers.get("if-none-match", "") == etag
+        await respond(
+            send,
+            304 if fresh else 200,
+            b"text/javascript; charset=utf-8",
+            b"" if fresh else script,
+            [*_SCRIPT, (b"etag", etag.encode())],
+        )
+
+
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"POST"),
+    (b"access-control-allow-headers", b"content-type"),
+    (b"access-control-max-age", b"86400"),
+)
+_SCRIPT = (
+    (b"cache-control", b"public, max-age=%d" % SCRIPT_AGE_S),
+    (b"access-control-allow-origin", b"*"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+@functools.cache
+def _read_script() -> tuple[bytes, str]:
+    script = Path(__file__).with_name("static").joinpath("beacon.js").read_bytes()
+    return script, f'"{hashlib.sha256(script).hexdigest()[:16]}"'
+
+
+async def _body(headers: Headers, receive: Receive) -> bytes | None:
+    """None: the client hung up before it was whole."""
+    length = headers.get("content-length", "")
+    parts: list[bytes] = []
+    size = int(length) if length.isdigit() and len(length) < 18 else 0
+    more = True
+    while more and size <= BODY_BYTES_MAX:
+        message = cast("dict[str, Any]", await receive())
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        size = max(size, sum(map(len, parts)))
+        more = message.get("more_body", False)
+    if size > BODY_BYTES_MAX:
+        raise BodyTooLarge(f"a beacon has at most {BODY_BYTES_MAX} bytes; send less, or end sessions sooner")
+    return b"".join(parts)

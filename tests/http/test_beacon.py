@@ -1,0 +1,328 @@
+"""The browser's door: what a public key can do, what it cannot, and a page that is really closed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from tests.http.browsing import browser, site
+from tests.http.conftest import database_url
+from tests.http.serving import Serving, is_problem, serving
+
+from adjourn.errors import BodyInvalid, EventInvalid, Forbidden
+from adjourn.http.beacon import BODY_BYTES_MAX, claim, fields_of, key_of
+from adjourn.node import Node
+from adjourn.settings import DatabaseSettings, Settings
+from adjourn.testing.account import bodies
+
+ORIGIN = "https://shop.example"
+EVENT = {"event_id": "e", "session": {"session_id": "s"}}
+
+
+@pytest.fixture(scope="module")
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Serving]:
+    """It takes beacons of one origin."""
+    directory = tmp_path_factory.mktemp("beacon")
+    with serving(database_url("sqlite", directory), directory, server={"beacon_origins": [ORIGIN]}) as running:
+        yield running
+
+
+def send(
+    server: Serving, event: dict[str, Any] | bytes, *, who: str = "acme/beacon", origin: str = ORIGIN, **headers: str
+) -> httpx.Response:
+    """As `navigator.sendBeacon` does: text, and no header of one's own."""
+    body = event if isinstance(event, bytes) else json.dumps({"key": server.keys[who], **event}).encode()
+    more = {name.replace("_", "-"): value for name, value in headers.items()}
+    given = {"content-type": "text/plain;charset=UTF-8", **({"origin": origin} if origin else {}), **more}
+    return server.client.post("/v1/beacon", content=body, headers=given)
+
+
+def numbered(number: str, **more: Any) -> dict[str, Any]:
+    return {"event_id": f"e{number}", "session": {"session_id": f"s{number}"}, **more}
+
+
+def claimed(event: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(claim(fields_of(json.dumps(event).encode())))
+
+
+# --- what is made of a claim ------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_marked_and_stands_beside_what_is_trusted() -> None:
+    """Ids of event and session get a prefix of their own, the source is set, and cost and address are taken out; all
+    else, unknown fields included, stays."""
+    event = claimed(
+        {
+            "event_id": "evt_1",
+            "session": {"session_id": "sess_1", "duration_ms": 5, "x": 1},
+            "usage": {"model": "gpt-4o", "input_tokens": 3, "estimated_cost_usd": 9.5},
+            "metadata": {"source": "billing", "source_ip": "10.0.0.1", "custom_tags": {"a": [1]}},
+            "extra": {"deep": [None]},
+        }
+    )
+    assert event == {
+        "event_id": "beacon_evt_1",
+        "session": {"session_id": "beacon_sess_1", "duration_ms": 5, "x": 1},
+        "usage": {"model": "gpt-4o", "input_tokens": 3},
+        "metadata": {"source": "beacon", "custom_tags": {"a": [1]}},
+        "extra": {"deep": [None]},
+    }
+    for metadata in ({}, {"metadata": None}):
+        assert claimed({**EVENT, **metadata})["metadata"] == {"source": "beacon"}
+
+
+def test_a_claim_amends_nothing_and_has_an_id() -> None:
+    """A correction is refused, and so is an event that a repetition could not be recognised by."""
+    for kind in ("session.amended", "session.begun", ""):
+        with pytest.raises(Forbidden, match=r"session\.completed and nothing else"):
+            claimed({**EVENT, "event_type": kind})
+    for event in ({"session": {"session_id": "s"}}, {**EVENT, "event_id": ""}, {**EVENT, "event_id": 7}):
+        with pytest.raises(EventInvalid):
+            claimed(event)
+    for body in (b"", b"[]", b"1", b"{", b"\xff", b'{"a":' + b"[" * 30_000):
+        with pytest.raises(BodyInvalid):
+            fields_of(body)
+
+
+def test_what_is_repeated_or_misshapen_gets_past_no_mark() -> None:
+    """Of a key that stands twice one is kept, and it is marked; what has the wrong type is left for the schema to
+    refuse, never taken as it is."""
+    twice = b'{"event_id":"a","event_id":"b","session":{"session_id":"x","session_id":"y"},"metadata":{},"metadata":{}}'
+    event = json.loads(claim(fields_of(twice)))
+    assert event["event_id"] == "beacon_b"
+    assert event["session"] == {"session_id": "beacon_y"}
+    for wrong in (
+        {"session": "s"},
+        {"session": {"session_id": 7}},
+        {"metadata": "m"},
+        {"usage": [1]},
+        {"session": None},
+    ):
+        ((name, value),) = wrong.items()
+        assert claimed({**EVENT, **wrong})[name] == value
+
+
+def test_the_key_is_in_the_body_or_in_the_query() -> None:
+    """That of the body counts, and does not stay in the event."""
+    fields = fields_of(b'{"key":"adj_a","event_id":"e"}')
+    assert key_of(fields, b"key=adj_b") == "adj_a"
+    assert list(fields) == ["event_id"]
+    assert key_of({}, b"x=1&key=adj_b") == "adj_b"
+    assert key_of({}, b"") == key_of({"key": msgspec.Raw(b"7")}, b"") == ""
+
+
+# --- over HTTP --------------------------------------------------------------------------------------------------------
+
+
+def test_a_beacon_is_durable_and_its_repetition_is_known(open_server: Serving) -> None:
+    """202 with the id that it has from now on; the same again is a duplicate, and the same id with other content a
+    conflict. The tenant is the key's, whatever the event says."""
+    event = numbered("1", user={"organization_id": "other"}, usage={"model": "gpt-4o", "input_tokens": 1000})
+    first, again = send(open_server, event), send(open_server, event)
+    assert (first.status_code, first.json()) == (202, {"status": "accepted", "event_id": "beacon_e1"})
+    assert again.json()["status"] == "duplicate"
+    assert is_problem(send(open_server, {**event, "usage": {}}), 409, "event_conflict")
+    found = open_server.get("/v1/events/beacon_e1").json()
+    assert found["tenant"] == "acme"
+    assert found["event"]["session"]["session_id"] == "beacon_s1"
+    assert "key" not in found["event"]
+    assert open_server.get("/v1/events/beacon_e1", who="other/admin").status_code == 404
+
+
+def test_a_claim_costs_nothing(open_server: Serving) -> None:
+    """Neither what the browser says nor what its model and tokens would cost; the same from a writer has a price."""
+    usage = {"model": "gpt-4o", "input_tokens": 1000, "output_tokens": 1000}
+    send(open_server, numbered("2", usage={**usage, "estimated_cost_usd": 1000}))
+    found = open_server.get("/v1/events/beacon_e2").json()
+    assert (found["cost_usd"], found["price_ref"]) == (None, "")
+    assert found["event"]["usage"] == usage
+    open_server.post(json.dumps(numbered("2", usage=usage)).encode(), who="acme/writer")
+    assert open_server.get("/v1/events/e2").json()["cost_usd"] == "0.0125"
+
+
+def test_a_claim_takes_nobodys_place(open_server: Serving) -> None:
+    """Whoever knows ids of event and session and is first cannot keep the trusted completion out."""
+    assert send(open_server, numbered("3", outcome={"status": "error"})).status_code == 202
+    trusted = json.dumps(numbered("3", outcome={"status": "success"})).encode()
+    assert open_server.post(trusted, who="acme/writer").json()["accepted"] == 1
+
+
+def test_a_public_key_is_the_only_one_that_is_taken_here(open_server: Serving) -> None:
+    """None, an unknown and a secret one are refused; that a secret one stands in a page is said, and what to do."""
+    assert is_problem(send(open_server, json.dumps(EVENT).encode()), 401, "unauthenticated")
+    assert is_problem(send(open_server, json.dumps({**EVENT, "key": "adj_no"}).encode()), 401, "unauthenticated")
+    for role in ("admin", "writer"):
+        answer = send(open_server, EVENT, who=f"acme/{role}")
+        assert is_problem(answer, 403, "forbidden")
+    assert "revoke it" in send(open_server, EVENT, who="acme/admin").json()["detail"]
+    by_query = open_server.client.post(
+        f"/v1/beacon?key={open_server.keys['acme/beacon']}", json=numbered("4"), headers={"origin": ORIGIN}
+    )
+    assert by_query.status_code == 202
+
+
+def test_origins_are_those_of_the_settings(open_server: Serving) -> None:
+    """Another one, none, and one that only begins alike are refused before anything else; an answer may be read by the
+    origin that asked, and by no other."""
+    for origin in ("https://evil.example", "", "null", ORIGIN + ".evil.example", "http://shop.example"):
+        answer = send(open_server, numbered("5"), origin=origin)
+        assert is_problem(answer, 403, "forbidden")
+        assert "access-control-allow-origin" not in answer.headers
+    for answer in (send(open_server, numbered("5")), send(open_server, b"no JSON")):
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+        assert answer.headers["vary"] == "origin"
+    preflight = {"origin": ORIGIN, "access-control-request-method": "POST"}
+    allowed = open_server.client.options("/v1/beacon", headers=preflight)
+    assert allowed.status_code == 204
+    assert allowed.headers["access-control-allow-methods"] == "POST"
+    assert allowed.headers["access-control-allow-headers"] == "content-type"
+    refused = open_server.client.options("/v1/beacon", headers={**preflight, "origin": "https://evil.example"})
+    assert refused.status_code == 403
+
+
+def test_bad_input_is_a_problem(open_server: Serving) -> None:
+    """With a status, a fact and a remedy, as everywhere; what breaks the schema is in quarantine besides."""
+    assert is_problem(send(open_server, b"nonsense"), 400, "body_invalid")
+    assert is_problem(send(open_server, numbered("6", x="x" * BODY_BYTES_MAX)), 413, "body_too_large")
+    assert is_problem(send(open_server, EVENT, content_type="text/html"), 415, "media_type_unsupported")
+    assert is_problem(send(open_server, EVENT, content_encoding="gzip"), 415, "media_type_unsupported")
+    assert is_problem(send(open_server, {**EVENT, "event_type": "session.amended"}), 403, "forbidden")
+    wrong = send(open_server, numbered("6", usage={"input_tokens": -1}))
+    assert is_problem(wrong, 422, "event_invalid")
+    assert wrong.json()["path"] == "usage.input_tokens"
+    held = open_server.get("/v1/quarantine").json()["entries"]
+    refused = [entry for entry in held if entry["code"] == "value_invalid"]
+    assert [(entry["source"], "adj_" in entry["body"]) for entry in refused] == [("beacon", False)]
+    for method in ("GET", "PUT", "DELETE"):
+        answer = open_server.request(method, "/v1/beacon")
+        assert is_problem(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == "OPTIONS, POST"
+    assert is_problem(open_server.request("POST", "/beacon.js"), 405, "method_not_allowed")
+
+
+def test_a_body_in_pieces_is_bounded_too(open_server: Serving) -> None:
+    """Without a length, the body is refused as soon as it is too long; one that fits is taken."""
+    event = json.dumps({"key": open_server.keys["acme/beacon"], **numbered("7")}).encode()
+    headers = {"origin": ORIGIN, "content-type": "text/plain"}
+    whole = open_server.client.post("/v1/beacon", content=iter([event[:9], event[9:]]), headers=headers)
+    assert whole.status_code == 202
+    long = open_server.client.post("/v1/beacon", content=iter([b" " * 40_000] * 2), headers=headers)
+    assert is_problem(long, 413, "body_too_large")
+
+
+def test_without_origins_there_is_no_beacon(server: Serving) -> None:
+    """Off until somebody says which pages may send."""
+    assert is_problem(send(server, EVENT), 404, "not_found")
+    assert is_problem(server.client.get("/beacon.js"), 404, "not_found")
+    assert is_problem(server.client.options("/v1/beacon", headers={"origin": ORIGIN}), 405, "method_not_allowed")
+
+
+def test_the_script_is_small_and_cached(open_server: Serving) -> None:
+    """Less than 3 kB of JavaScript for any page, with a tag by which a browser asks whether it is still the same."""
+    got = open_server.client.get("/beacon.js")
+    assert got.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert got.headers["access-control-allow-origin"] == "*"
+    assert len(got.content) < 3000
+    again = open_server.client.get("/beacon.js", headers={"if-none-match": got.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert open_server.client.head("/beacon.js").status_code == 200
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+_PAGE = """<!doctype html><title>page</title><script src="%s/beacon.js"></script><script>
+adjourn.start({key: "%s", sessionId: location.hash.slice(1), user: "usr_1", tags: {page: "p"}});
+adjourn.usage({input_tokens: 10, output_tokens: 5, model: "gpt-4o"});
+adjourn.usage({input_tokens: 2, tool_calls: 1});
+</script>"""
+
+
+def of_sessions(url: str, directory: Path) -> dict[str, list[dict[str, Any]]]:
+    """The events of the log, by session."""
+
+    async def read() -> list[bytes]:
+        async with Node(Settings(data_dir=str(directory), database=DatabaseSettings(url=url))) as node:
+            return await bodies(node)
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    for body in asyncio.run(read()):
+        event = json.loads(body)
+        found.setdefault(event["session"]["session_id"].removeprefix("beacon_"), []).append(event)
+    return found
+
+
+def test_leaving_a_page_completes_its_session_once(tmp_path: Path) -> None:
+    """In Chromium, across origins: a tab that is closed, a page that is left for another, one that is hidden first, one
+    that says itself that it ended, and one whose beacons the browser refuses, each have exactly one completion; one to
+    whose page somebody comes back and goes on has another attempt with what was used since."""
+    url = database_url("sqlite", tmp_path)
+    pages = {"/other": "<title>other</title>"}
+    with browser() as chromium, site(pages) as origin:
+        with serving(url, tmp_path, server={"beacon_origins": [origin]}) as server:
+            pages["/page"] = _PAGE % (server.url, server.keys["acme/beacon"])
+            context = chromium.new_context()
+
+            def visit(name: str) -> Any:
+                page = context.new_page()
+                page.goto(f"{origin}/page#{name}")
+                return page
+
+            visit("closed").close(run_before_unload=True)
+            visit("left").goto(f"{origin}/other")
+            ended = visit("ended")
+            ended.evaluate("adjourn.end('timeout', 'max_turns'); adjourn.usage({input_tokens: 99})")
+            ended.close(run_before_unload=True)
+            hidden = visit("hidden")
+            hide(hidden)
+            hidden.close(run_before_unload=True)
+            back = visit("back")
+            hide(back)
+            show(back)
+            back.evaluate("adjourn.usage({input_tokens: 7})")
+            back.goto(f"{origin}/other")
+            full = visit("full")
+            full.evaluate("navigator.sendBeacon = () => false")
+            full.goto(f"{origin}/other")
+            names = ["closed", "left", "ended", "hidden", "back", "back", "full"]
+            await_log(server, len(names))
+            context.close()
+    found = of_sessions(url, tmp_path)
+    assert {name: len(events) for name, events in found.items()} == {name: names.count(name) for name in names}
+    for name in ("closed", "left", "hidden", "full"):
+        (event,) = found[name]
+        assert event["usage"] == {"input_tokens": 12, "output_tokens": 5, "model": "gpt-4o", "tool_calls": 1}
+        assert event["outcome"] == {"status": "success"}
+        assert event["user"] == {"user_id": "usr_1"}
+        assert event["metadata"] == {"custom_tags": {"page": "p"}, "source": "beacon"}
+    assert found["ended"][0]["outcome"] == {"status": "timeout", "error_code": "max_turns"}
+    assert found["ended"][0]["usage"]["input_tokens"] == 12
+    assert [(e["session"]["attempt"], e["usage"]["input_tokens"]) for e in found["back"]] == [(1, 12), (2, 7)]
+
+
+def await_log(server: Serving, count: int) -> None:
+    until = time.monotonic() + 60
+    while server.get("/v1/metrics").json()["events_captured"] < count and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def hide(page: Any) -> None:
+    """A headless tab is never hidden by itself."""
+    _visibility(page, "hidden")
+
+
+def show(page: Any) -> None:
+    _visibility(page, "visible")
+
+
+def _visibility(page: Any, state: str) -> None:
+    page.evaluate(
+        f"Object.defineProperty(document, 'visibilityState', {{value: '{state}', configurable: true}});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
