@@ -141,6 +141,11 @@ def response_stream(model: str, id: str) -> list[bytes]:
         ),
         *(("response.output_text.delta", {**place, "delta": text, "logprobs": []}) for text in TEXT),
         ("response.output_text.done", {**place, "text": "".join(TEXT), "logprobs": []}),
+        (
+            "response.content_part.done",
+            {**place, "part": {"type": "output_text", "text": "".join(TEXT), "annotations": []}},
+        ),
+        ("response.output_item.done", {"output_index": 0, "item": {**response(model, id)["output"][0], "id": item}}),
         ("response.completed", {"response": response(model, id)}),
     ]
     return sse(*((name, {"type": name, "sequence_number": n, **data}) for n, (name, data) in enumerate(events)))
@@ -199,7 +204,9 @@ def message_stream(model: str) -> list[bytes]:
 def embeddings(model: str, vectors: int = 1) -> dict[str, Any]:
     return {
         "object": "list",
-        "data": [{"object": "embedding", "embedding": [0.0023064255, -0.009327292], "index": n} for n in range(vectors)],
+        "data": [
+            {"object": "embedding", "embedding": [0.0023064255, -0.009327292], "index": n} for n in range(vectors)
+        ],
         "model": model,
         "usage": {"prompt_tokens": 8, "total_tokens": 8},
     }

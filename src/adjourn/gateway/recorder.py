@@ -35,6 +35,8 @@ class Call(msgspec.Struct):
     credential: bytes
     model: str
     ends_session: bool
+    continues: bool
+    """A later call may continue from its answer, by the answer's id."""
 
 
 class Recorder:
@@ -76,14 +78,16 @@ class Recorder:
             ref = session.ref
         self._note(Began(ref, call, now_ms, model=asked.model, api=requests.is_api_call(path)))
         self._touch(ref)
-        return Call(ref, call, credential, asked.model, _is_true(given.get(requests.END_HEADER, b"")))
+        return Call(
+            ref, call, credential, asked.model, _is_true(given.get(requests.END_HEADER, b"")), requests.gives_id(path)
+        )
 
     def used(
         self, call: Call, reading: Reading, *, streamed: bool, status: Status | None = None, error_code: str = ""
     ) -> None:
         """What the call's answer has said so far; `status` ends it."""
         usage, model, now_ms = reading.usage, reading.model or call.model, self._clock.wall_ms()
-        answer = reading.response_id
+        answer = reading.response_id if call.continues else ""
         self._note(
             Used(
                 ref=call.ref,

@@ -68,6 +68,11 @@ def is_api_call(path: str) -> bool:
     return path.rstrip("/").endswith(_API_CALLS)
 
 
+def gives_id(path: str) -> bool:
+    """Whether a later call may name the answer as `previous_response_id`."""
+    return path.rstrip("/").endswith("/responses")
+
+
 def read(body: bytes | None) -> Asked:
     if not body:
         return Asked()
@@ -106,8 +111,9 @@ class Keys:
 
     def credential(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """Sessions of different credentials are different ones, whatever their calls say: nobody can end or fill
-        another's."""
-        return self.of("credential", *(b"%b=%b" % (n, v) for n, v in headers if n in CREDENTIALS)).encode()
+        another's. The header does not matter: `Authorization: Bearer KEY` is `x-api-key: KEY`."""
+        given = {value.removeprefix(b"Bearer ").strip() for name, value in headers if name in CREDENTIALS}
+        return self.of("credential", *sorted(given)).encode()
 
     def explicit(self, credential: bytes, session_id: str) -> str:
         return self.of("session", credential, session_id.encode())

@@ -76,6 +76,13 @@ def check(options: GatewayOptions) -> None:
         raise ConfigInvalid("--idle-gap-s is not between 0 and 604800; give seconds, as in 300", path="idle-gap-s")
 
 
+class _Protocol(Protocol):
+    def eof_received(self) -> bool:
+        """A client that closes has gone, and the model need not go on. Only a connection that is half closed on purpose
+        looks the same, and clients of models do not do that."""
+        return False
+
+
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -122,7 +129,7 @@ async def _serve(
         date_header=False,
         timeout_graceful_shutdown=settings.server.drain_ms_max / 1000,  # type: ignore[arg-type]  # fractions work
         backlog=BACKLOG,
-        http=partial(Protocol, lambda *_: False, b""),  # type: ignore[arg-type]  # called as the class would be
+        http=partial(_Protocol, lambda *_: False, b""),  # type: ignore[arg-type]  # called as the class would be
         ws="none",
     )
     server = _Server(config)
