@@ -12,13 +12,17 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.http.browsing import browser, site
 from tests.http.conftest import database_url
 from tests.http.serving import Serving, is_problem, serving
 
+from adjourn.completion.validate import Context, prepare
 from adjourn.errors import BodyInvalid, EventInvalid, Forbidden
 from adjourn.http.beacon import BODY_BYTES_MAX, claim, fields_of, key_of
 from adjourn.node import Node
+from adjourn.prices import PriceTable
 from adjourn.settings import DatabaseSettings, Settings
 from adjourn.testing.account import bodies
 
@@ -107,6 +111,35 @@ def test_what_is_repeated_or_misshapen_gets_past_no_mark() -> None:
     ):
         ((name, value),) = wrong.items()
         assert claimed({**EVENT, **wrong})[name] == value
+
+
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2000) | st.text(max_size=5) | st.sampled_from(["gpt-4o", "beacon"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+_PART = _ANY | st.dictionaries(
+    st.sampled_from(["session_id", "model", "input_tokens", "output_tokens", "estimated_cost_usd", "source", "x"]),
+    _ANY,
+    max_size=6,
+)
+_FIELDS = ("event_id", "event_type", "session", "usage", "metadata", "user", "outcome", "amends", "x")
+
+
+@given(st.dictionaries(st.sampled_from(_FIELDS), _PART), st.booleans())
+def test_nothing_is_accepted_unmarked(event: dict[str, Any], complete: bool) -> None:
+    """Whatever is sent: what the schema takes has both prefixes and the mark, and no cost."""
+    body = json.dumps({**event, **EVENT} if complete else event).encode()
+    try:
+        claimed_body = claim(fields_of(body))
+    except (Forbidden, EventInvalid):
+        return
+    context = Context(tenant="t", now_ms=1_700_000_000_000, secret=b"s" * 16, prices=PriceTable())
+    for record in prepare([claimed_body], context).records:
+        assert record.event_id.startswith("beacon_")
+        assert record.session_id.startswith("beacon_")
+        assert (record.cost_nanousd, record.price_ref) == (None, "")
+        assert json.loads(record.body)["metadata"]["source"] == "beacon"
 
 
 def test_the_key_is_in_the_body_or_in_the_query() -> None:
@@ -261,7 +294,7 @@ def of_sessions(url: str, directory: Path) -> dict[str, list[dict[str, Any]]]:
 def test_leaving_a_page_completes_its_session_once(tmp_path: Path) -> None:
     """In Chromium, across origins: a tab that is closed, a page that is left for another, one that is hidden first, one
     that says itself that it ended, and one whose beacons the browser refuses, each have exactly one completion; one to
-    whose page somebody comes back and goes on has another attempt with what was used since."""
+    whose page somebody comes back and goes on, or that fails then, has another attempt with what was used since."""
     url = database_url("sqlite", tmp_path)
     pages = {"/other": "<title>other</title>"}
     with browser() as chromium, site(pages) as origin:
@@ -290,7 +323,14 @@ def test_leaving_a_page_completes_its_session_once(tmp_path: Path) -> None:
             full = visit("full")
             full.evaluate("navigator.sendBeacon = () => false")
             full.goto(f"{origin}/other")
-            names = ["closed", "left", "ended", "hidden", "back", "back", "full"]
+            failed = visit("failed")
+            hide(failed)
+            failed.evaluate("adjourn.end('error', 'upstream')")
+            failed.close(run_before_unload=True)
+            names = ["closed", "left", "ended", "hidden", "back", "back", "full", "failed", "failed"]
+            await_log(server, len(names))
+            visit("last").goto(f"{origin}/other")  # what was sent twice before it, is there too when it is
+            names.append("last")
             await_log(server, len(names))
             context.close()
     found = of_sessions(url, tmp_path)
@@ -304,6 +344,10 @@ def test_leaving_a_page_completes_its_session_once(tmp_path: Path) -> None:
     assert found["ended"][0]["outcome"] == {"status": "timeout", "error_code": "max_turns"}
     assert found["ended"][0]["usage"]["input_tokens"] == 12
     assert [(e["session"]["attempt"], e["usage"]["input_tokens"]) for e in found["back"]] == [(1, 12), (2, 7)]
+    assert [(e["session"]["attempt"], e["outcome"]["status"]) for e in found["failed"]] == [
+        (1, "success"),
+        (2, "error"),
+    ]
 
 
 def await_log(server: Serving, count: int) -> None:

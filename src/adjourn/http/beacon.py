@@ -255,17 +255,18 @@ def _read_script() -> tuple[bytes, str]:
 
 async def _body(headers: Headers, receive: Receive) -> bytes | None:
     """None: the client hung up before it was whole."""
+    too_large = BodyTooLarge(f"a beacon has at most {BODY_BYTES_MAX} bytes; send less, or end sessions sooner")
     length = headers.get("content-length", "")
-    parts: list[bytes] = []
-    size = int(length) if length.isdigit() and len(length) < 18 else 0
+    if length.isdecimal() and (len(length) > 18 or int(length) > BODY_BYTES_MAX):
+        raise too_large
+    body = bytearray()
     more = True
-    while more and size <= BODY_BYTES_MAX:
+    while more:
         message = cast("dict[str, Any]", await receive())
         if message["type"] == "http.disconnect":
             return None
-        parts.append(message.get("body", b""))
-        size = max(size, sum(map(len, parts)))
+        body += message.get("body", b"")
+        if len(body) > BODY_BYTES_MAX:
+            raise too_large
         more = message.get("more_body", False)
-    if size > BODY_BYTES_MAX:
-        raise BodyTooLarge(f"a beacon has at most {BODY_BYTES_MAX} bytes; send less, or end sessions sooner")
-    return b"".join(parts)
+    return bytes(body)

@@ -68,6 +68,7 @@
     },
     /** The session is over: "success", "error", "timeout" or "user_terminated". */
     end: function (status, code) {
+      if (run && run.sent && (status || "success") !== "success") begin(run.o, run.session, run.attempt + 1);
       send(status || "success", code);
       run = null;
     }
