@@ -64,17 +64,17 @@ class Sessions:
         self._writing: set[asyncio.Task[None]] = set()
         self._open: dict[str, int] = {}
         self._counted_s: float | None = None
-        self._watch = Watch(
+        self.watch = Watch(
             database, leases, clock, settings.retention_days, take_if=take_if, heard=self._heard.__contains__
         )
 
     async def start(self) -> None:
-        self._watch.start()
+        self.watch.start()
 
     async def stop(self, timeout_s: float) -> None:
         """Idempotent. Another node may watch at once."""
         await asyncio.gather(*self._writing, return_exceptions=True)
-        await self._watch.stop(timeout_s)
+        await self.watch.stop(timeout_s)
 
     # --- what clients ask ----------------------------------------------------------------------------------------
 

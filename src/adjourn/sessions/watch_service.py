@@ -55,6 +55,8 @@ class Watch:
         heard: Callable[[Key], bool],
     ) -> None:
         """`heard`: whether this node has a sign of life in hand that is not written yet."""
+        self.looks = 0
+        """How often this node has looked for silence since it started, whether or not it has the role."""
         self._database = database
         self._leases = leases
         self._clock = clock
@@ -65,6 +67,10 @@ class Watch:
         self._renewed_s = self._forgot_s = -LEASE_MS / 1000
         self._book = Book()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def holds_role(self) -> bool:
+        return self._lease is not None
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="watch-sessions")
@@ -89,6 +95,7 @@ class Watch:
             try:
                 await self._look()
                 await self._forget()
+                self.looks += 1
                 waits = ""
             except Fenced:  # another node watches: whoever it is begins every lease anew
                 self._lease, self._book = None, Book()
