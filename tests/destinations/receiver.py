@@ -7,6 +7,7 @@ import asyncio
 import base64
 import gzip
 import json
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -66,13 +67,15 @@ class Receiver:
     _now: int = 0
     _runner: web.AppRunner | None = None
     port: int = 0
+    host: str = "127.0.0.1"
+    tls: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> Receiver:
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/{path:.*}", self._take)
         self._runner = web.AppRunner(app, auto_decompress=False, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self.tls)
         await site.start()
         self.port = int(site._server.sockets[0].getsockname()[1])  # type: ignore[union-attr]  aiohttp keeps it there
         return self

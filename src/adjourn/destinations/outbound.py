@@ -13,8 +13,10 @@ import asyncio
 import io
 import os
 import socket
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import ModuleType
 from typing import cast
 
 import aiohttp
@@ -32,13 +34,12 @@ ANSWER_BYTES_MAX = 65_536
 EXCERPT_BYTES = 1_000
 # Shorter than the usual minute of load balancers: who closes first does not send into a closed connection.
 KEEPALIVE_S = 50
-DNS_CACHE_S = 10
 LARGE_BYTES = 1_000_000
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to addresses; raises OSError."""
 
-_abandoned: list[object] = []  # sessions of loops that are gone: closing them would disturb the process that has them
+_abandoned: list[object] = []  # connectors of loops that are gone: even being freed would have them touch those loops
 
 
 class Forbidden(OSError):
@@ -100,7 +101,7 @@ class Outbound:
         if self._loop is asyncio.get_running_loop():
             await session.close()
         else:
-            _abandoned.append(session)
+            self._abandon(session)
 
     # --- one request ---------------------------------------------------------------------------------------------
 
@@ -132,12 +133,12 @@ class Outbound:
         if self._session is not None and self._loop is loop and not self._session.closed:
             return self._session
         if self._session is not None and self._loop is not loop:
-            _abandoned.append(self._session)
-        connector = aiohttp.TCPConnector(
+            self._abandon(self._session)
+        connector = _Connector(
             limit=self._concurrency,
             resolver=_Judging(self._resolve, self._judged),
             socket_factory=self._socket,
-            ttl_dns_cache=DNS_CACHE_S,
+            use_dns_cache=False,
             keepalive_timeout=KEEPALIVE_S,
         )
         self._session = aiohttp.ClientSession(
@@ -165,19 +166,28 @@ class Outbound:
     def _socket(self, info: tuple[object, ...]) -> socket.socket:
         family, kind, protocol, _, address = info
         host = str(cast("tuple[object, ...]", address)[0])
-        self._judged("the address", [host])
+        if reason := why_forbidden(host, self._allowed):
+            raise Forbidden(f"{host} is {reason}")
         made = socket.socket(family, kind, protocol)  # pyright: ignore[reportArgumentType]  the caller's own triple
         self._sockets.add(made)
         return made
 
     def _forget(self) -> None:
         """In a child of fork: close its copies of the sockets, and touch nothing that its parent shares."""
-        if self._session is not None:
-            _abandoned.append(self._session)
-            self._session = None
-        for copy in list(self._sockets):
-            if copy.fileno() >= 0:
-                os.close(copy.detach())
+        session, self._session = self._session, None
+        if session is not None:
+            self._abandon(session)
+
+    def _abandon(self, session: aiohttp.ClientSession) -> None:
+        """Its loop has ended, or is another process's: the sockets are closed and nothing is said to the loop."""
+        connector = session.connector
+        session.detach()
+        if isinstance(connector, _Connector):
+            connector.abandoned = True
+            _abandoned.append(connector)
+        for left in list(self._sockets):
+            if left.fileno() >= 0:
+                os.close(left.detach())
 
     def _outage(self, error: Exception) -> DestinationOutage:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
@@ -188,6 +198,14 @@ class Outbound:
             fact = f"{self.where} has not answered within {self._timeout_s:g} s"
             return DestinationOutage(f"{fact}; let it answer before it does its work, or raise timeout_ms")
         return DestinationOutage(f"{self.where} {_fact_and_remedy(error)}")
+
+
+class _Connector(aiohttp.TCPConnector):
+    abandoned = False
+
+    def __del__(self, _warnings: ModuleType = warnings) -> None:
+        if not self.abandoned:
+            super().__del__(_warnings)
 
 
 class _Judging(AbstractResolver):

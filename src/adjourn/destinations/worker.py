@@ -28,10 +28,7 @@ class Worker:
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `fn`, run in the thread. Raises DestinationOutage at the deadline, and while an earlier
         call that overran is still stuck: nothing is queued behind it, so that nothing runs much later."""
-        if self._running is not None and not self._running.done():
-            await self._wait(self._running, self.timeout_s)
-            if not self._running.done():
-                raise self._overrun()
+        await self._free()
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"adjourn-{self._name}")
         future: Future[T] = self._executor.submit(fn, *args, **kwargs)
@@ -54,6 +51,15 @@ class Worker:
         finally:
             executor, self._executor, self._running = self._executor, None, None
             executor.shutdown(wait=False)
+
+    async def _free(self) -> None:
+        """Until no earlier call is under way. Of several who wait, one goes first, and the others wait for that one."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self.timeout_s
+        while self._running is not None and not self._running.done():
+            if loop.time() >= until_s:
+                raise self._overrun()
+            await self._wait(self._running, until_s - loop.time())
 
     async def _wait(self, future: Future[T], timeout_s: float) -> None:
         # `wait` neither raises what the call raised nor cancels it with its caller: a half-done write must finish.

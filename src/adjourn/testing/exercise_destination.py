@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,6 +73,7 @@ class Sample:
     cost_nanousd: int | None = 42_800_000
     amends: str | None = None
     indent: int = 0
+    partition: int = 0
 
     def stored(self) -> StoredEvent:
         expected = self.expected()
@@ -89,7 +91,7 @@ class Sample:
             body["amends"] = self.amends
         encoded = msgspec.json.encode(body)
         return StoredEvent(
-            partition=0,
+            partition=self.partition,
             offset=self.offset,
             tenant=self.tenant,
             body=msgspec.json.format(encoded, indent=self.indent) if self.indent else encoded,
@@ -212,6 +214,20 @@ async def opens_and_closes_twice(rig: Rig) -> None:
     _equal(await rig.arrived(), [Sample(1), Sample(2)])
 
 
+async def takes_several_partitions_at_once(rig: Rig) -> None:
+    """Batches of different partitions are sent side by side, and all of each arrives, in its order."""
+    partitions = [
+        [
+            Sample(offset, event_id=f"evt_{p}_{offset}", session_id=f"sess_{p}_{offset % 3}", partition=p)
+            for offset in range(40)
+        ]
+        for p in range(4)
+    ]
+    await rig.destination.open()
+    await asyncio.gather(*(_send(rig, samples, name=f"batch_{p}") for p, samples in enumerate(partitions)))
+    _equal(await rig.arrived(), [sample for samples in partitions for sample in samples])
+
+
 async def keeps_tenants_apart(rig: Rig) -> None:
     """The same ids of two tenants, or the same event id in two sessions, are different events."""
     samples = [
@@ -261,15 +277,16 @@ CHECKS = (
     keeps_costs_exact,
     probing_leaves_nothing,
     opens_and_closes_twice,
+    takes_several_partitions_at_once,
     keeps_tenants_apart,
     keeps_amendments_beside,
     refusals_are_the_event_s_alone,
 )
 
 
-async def _send(rig: Rig, samples: Sequence[Sample]) -> None:
-    first = samples[0].offset if samples else 0
-    refusals = await rig.destination.send(Batch(id=f"batch_{first}", events=[sample.stored() for sample in samples]))
+async def _send(rig: Rig, samples: Sequence[Sample], *, name: str = "") -> None:
+    name = name or f"batch_{samples[0].offset if samples else 0}"
+    refusals = await rig.destination.send(Batch(id=name, events=[sample.stored() for sample in samples]))
     assert not refusals, f"refused: {refusals}"
 
 
