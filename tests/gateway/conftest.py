@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from pathlib import Path
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import httpx
@@ -23,9 +22,9 @@ class Pair(NamedTuple):
         return self.completion(session_id)
 
     def completion(self, session_id: str) -> dict[str, Any]:
-        found: Callable[[], list[dict[str, Any]]] = lambda: [
-            c for c in self.gateway.completions() if c["session"]["session_id"] == session_id
-        ]
+        def found() -> list[dict[str, Any]]:
+            return [c for c in self.gateway.completions() if c["session"]["session_id"] == session_id]
+
         completions = until(found, f"a completion of {session_id}")
         assert len(completions) == 1
         return completions[0]

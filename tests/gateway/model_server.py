@@ -8,14 +8,13 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import brotli
 import uvicorn
 import zstandard
-
 from tests.gateway import answers
 
 COMPRESS = {"gzip": gzip.compress, "br": brotli.compress, "zstd": zstandard.ZstdCompressor().compress}
@@ -100,7 +99,7 @@ class ModelServer:
         return f"resp_{self._numbers:04d}"
 
     async def _json(
-        self, send: Any, value: Any, *, status: int = 200, encoding: str = "", more: list[tuple[bytes, bytes]] = []
+        self, send: Any, value: Any, *, status: int = 200, encoding: str = "", more: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
         body = json.dumps(value).encode()
         headers = [(b"content-type", b"application/json"), *more]
