@@ -10,6 +10,9 @@ from adjourn.delivery import fates
 
 JOIN_MS = 1_000
 JOIN_BYTES = 2_000
+JOIN_EVENTS = 20_000
+REACH_EVENTS = 200_000
+"""How far back the row of an event may begin; more than any batch is long."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +39,7 @@ def joined(last: Record | None, new: Record) -> Record | None:
         or last.attempts != new.attempts
         or new.settled_ms - last.began_ms > JOIN_MS
         or len(last.fates) > JOIN_BYTES
+        or new.next_offset - last.first_offset > JOIN_EVENTS
     ):
         return None
     return msgspec.structs.replace(
@@ -71,15 +75,14 @@ def write(tx: Tx, last: Record | None, new: Record) -> None:
 
 
 def of_event(reader: Reader, destination: str, partition: int, offset: int) -> Record | None:
-    """The newest record of an event: one of its own, if it was parked, is newer than that of its stretch."""
+    """The record of an event: one of its own, if it was parked and dealt with since, else that of its stretch."""
     rows = reader.rows(
         "SELECT destination, partition, first_offset, next_offset, attempts, began_ms, settled_ms, fates "
-        "FROM delivery_records WHERE destination = ? AND partition = ? AND first_offset <= ? "
-        "ORDER BY first_offset DESC, next_offset LIMIT 2",
-        (destination, partition, offset),
+        "FROM delivery_records WHERE destination = ? AND partition = ? AND first_offset <= ? AND first_offset > ? "
+        "AND next_offset > ? ORDER BY first_offset DESC, next_offset LIMIT 1",
+        (destination, partition, offset, offset - REACH_EVENTS, offset),
     )
-    found = [record for record in (msgspec.convert(row, Record) for row in rows) if record.next_offset > offset]
-    return max(found, key=lambda record: record.settled_ms, default=None)
+    return msgspec.convert(rows[0], Record) if rows else None
 
 
 def forget(tx: Tx, destination: str, since_ms: int) -> int:
