@@ -71,6 +71,9 @@ ROWS: dict[str, Row] = {
     "validation.dedupe_window_s": Row([300, 60], node.the_same_id_100_s_later, ["duplicate", "accepted"]),
     "validation.dedupe_memory_mb": Row([64, 1], node.window_on_disk, [False, True], QUIET),
     "validation.timestamp_ahead_ms_max": Row([300_000, 60_000], node.two_minutes_ahead, ["accepted", "invalid"]),
+    "validation.redact": Row(
+        [[], ["mask email"], ["drop outcome.final_message"]], node.message_in_the_log, ["to a@b.cc", "to [email]", None]
+    ),
     "routing.retry_attempts": Row([1, 3], routing.attempts_at_a_refused_event, beside={"routing.retry_delay_ms": 1}),
     "routing.retry_delay_ms": Row(
         [5, routing.LONG_MS],
@@ -112,7 +115,15 @@ ROWS: dict[str, Row] = {
     "routing.destinations[].drop_after_ms": Row(
         [None, 1000], routing.given_up_after_two_days, [0, 3], {**routing.AWAY, **UPKEEP, "log.retention_days": 1}
     ),
-    "routing.destinations[].transform": Row(["", "billing_v1"], node.starts, ["runs", "refused at the start"]),
+    "routing.destinations[].filter": Row(
+        ["", "session.session_id == 'b'"], routing.arrivals, [["a", "b"], ["b"]], routing.LOGFILE
+    ),
+    "routing.destinations[].transform": Row(
+        ["", "audit_v1", "{'note': session.session_id}"],
+        routing.own_fields_of_the_line,
+        [[], ["audit"], ["note"]],
+        routing.LOGFILE,
+    ),
     "routing.destinations[].url": Row(
         ["{receiver}/one", "{receiver}/other"], webhook.path, ["/one", "/other"], webhook.RECEIVER
     ),
@@ -158,6 +169,7 @@ ROWS: dict[str, Row] = {
     "server.port": Row([free_port, free_port], server.port_that_answers),
     "server.body_mb_max": Row([1, 2], server.answer_to_a_megabyte_and_a_half, [413, 202], ANY_PORT),
     "server.drain_ms_max": Row([100, 1200], capture.stop_of_one_whose_server_is_silent, ["short", "long"]),
+    "server.streams_max": Row([1, 2], server.answer_to_a_second_stream, [503, 200], ANY_PORT),
     "server.public_url": Row(
         ["", "https://adjourn.example"],
         webhook.link_to_the_whole,

@@ -177,6 +177,16 @@ def of_source_telegram(flip: Flipped) -> str:
     return with_node(flip, lambda node: statuses(node, raw("s", metadata={"source": "telegram"})))[0]
 
 
+def message_in_the_log(flip: Flipped) -> object:
+    async def work(node: Node) -> object:
+        await take(node, raw("s", outcome={"final_message": "to a@b.cc"}))
+        (event,) = (await node.log.read(0, 0, count=1)).events
+        outcome = event.completion().outcome
+        return outcome and outcome.final_message
+
+    return with_node(flip, work)
+
+
 def starts(flip: Flipped) -> str:
     """ "runs", or where settings are refused: "when they are read" or "at the start"."""
     try:

@@ -37,6 +37,13 @@ def arrivals(flip: Flipped) -> list[str]:
     return written(flip.directory / "out.jsonl")
 
 
+def own_fields_of_the_line(flip: Flipped) -> list[str]:
+    """Those that neither every event has nor every line."""
+    deliver(flip, raw("a"))
+    (line,) = objects(flip.directory / "out.jsonl")
+    return sorted(line.keys() - {"event_id", "event_type", "session", "adjourn"})
+
+
 def part_that_arrives(flip: Flipped) -> str:
     deliver(flip, *(raw(f"s{n}") for n in range(400)))
     count = len(written(flip.directory / "out.jsonl"))

@@ -18,7 +18,7 @@ Replace = Callable[[str], str]
 _EMAIL: Final = re.compile(r"(?<![\w.%+-])[\w.%+-]++@[\w-]++(?:\.[\w-]++)++")
 # +49 30 1234567, (415) 555-0132, 415-555-0132: not every row of digits, of which ids are made.
 _PHONE: Final = re.compile(
-    r"(?<![\w+])\+\d(?:[ ().-]{0,2}\d){6,14}(?!\d)|(?<![\w(-])(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}(?![\w-])"
+    r"(?<![\w+])\+\d(?:[ ().-]{0,2}\d){6,14}(?!\d)|(?<![\w-])(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}(?![\w-])"
 )
 _DIGITS: Final = re.compile(r"[0-9]{3,}+(?:[ -][0-9]{3,}+)*+")
 _SECRET_KEY: Final = re.compile(

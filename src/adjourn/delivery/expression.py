@@ -127,7 +127,7 @@ def _uncompiled(kind: Kind, message: str) -> ConfigInvalid:
     line, column, fact = found[1], found[2], found[3].removesuffix(" (in container '')")
     remedy = "see docs/howto/transforms.md for the language"
     if undeclared := _UNDECLARED.search(fact):
-        near = difflib.get_close_matches(undeclared[1], ROOTS, n=1)
+        near = difflib.get_close_matches(undeclared[1].partition(".")[0], ROOTS, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(ROOTS)}; other fields are event.NAME"
     return ConfigInvalid(f"the {kind}, line {line}, column {column}: {fact[:300]}; {remedy}", path=kind)
 
