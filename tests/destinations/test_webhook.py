@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -331,6 +333,18 @@ def test_being_cut_off_leaves_nothing_running() -> None:
             await destination.close()
 
     asyncio.run(main())
+
+
+def test_who_has_no_webhook_does_not_pay_for_one() -> None:
+    """The HTTP client and ed25519 are loaded by the destinations that use them, not by every node."""
+    seen = "sorted({'aiohttp', 'cryptography', 'adjourn.destinations.webhook'} & set(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys, adjourn.node, adjourn.destination; print({seen})"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "[]"
 
 
 def test_bad_secrets_and_urls_are_refused_and_not_shown() -> None:

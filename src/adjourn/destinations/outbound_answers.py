@@ -27,9 +27,9 @@ EXCERPT_CHARACTERS = 200
 
 _BUSY = frozenset({408, 425, 429, 502, 503, 504, 507, *range(520, 540)})
 _REMEDIES = {
-    401: "give credentials in headers that it takes",
+    401: "give credentials that it takes in headers, or the secret that it verifies with in signing_secrets",
     402: "settle the account that it bills",
-    403: "give credentials in headers that it takes, and let them write there",
+    403: "give credentials in headers that may write there, or the secret that it verifies with in signing_secrets",
     404: "correct the url",
     405: "give the url of something that takes POST",
     406: "give the url of something that takes JSON",
