@@ -7,18 +7,21 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import capture, floor, idle, ingest, storage
+from bench import capture, floor, gateway, idle, ingest, middleware, storage, transforms
 from bench.table import Row, markdown, quantile
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "capture": capture.latency,
     "killed": capture.killed,
+    "middleware": middleware.per_request,
     "bulk": ingest.bulk,
     "sustained": ingest.sustained,
     "single": ingest.single,
     "growth": storage.growth,
     "sizes": storage.sizes,
     "idle": idle.idle,
+    "transforms": transforms.transforms,
+    "gateway": gateway.added,
 }
 
 
