@@ -286,10 +286,12 @@ class Node:
                 await self.database.write(forget_letters, destination.name, kept_since_ms)
                 await self.database.write(records.forget, destination.name, kept_since_ms)
         log = self.settings.log
-        await self.log.retain(
+        gone = await self.log.retain(
             age_ms_max=None if log.retention_days is None else int(log.retention_days * DAY_MS),
             bytes_max=None if log.retention_mb is None else log.retention_mb * MB,
         )
+        if gone:
+            await self.database.write(records.forget_retained)
 
 
 def _known(settings: Settings) -> dict[str, int | None]:

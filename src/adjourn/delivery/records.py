@@ -85,6 +85,14 @@ def of_event(reader: Reader, destination: str, partition: int, offset: int) -> R
     return msgspec.convert(rows[0], Record) if rows else None
 
 
+def forget_retained(tx: Tx) -> int:
+    """Delete the records of what the log does not hold any more; how many went."""
+    return tx.run(
+        "DELETE FROM delivery_records WHERE next_offset <= "
+        "(SELECT tail_offset FROM log_heads h WHERE h.partition = delivery_records.partition)"
+    )
+
+
 def forget(tx: Tx, destination: str, since_ms: int) -> int:
     """Delete a destination's records from before `since_ms`; how many went."""
     return tx.run("DELETE FROM delivery_records WHERE destination = ? AND settled_ms < ?", (destination, since_ms))
