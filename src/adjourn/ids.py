@@ -9,14 +9,12 @@ from typing import Literal
 Prefix = Literal["sess", "evt", "msg", "dst", "key", "node", "qrn", "dlv"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 
 
 def _base32(n: int, length: int) -> str:
-    out: list[str] = []
-    for _ in range(length):
-        out.append(_ALPHABET[n & 31])
-        n >>= 5
-    return "".join(reversed(out))
+    """`length` is even: two characters at a time, which is nearly twice as fast."""
+    return "".join([_PAIRS[n >> shift & 1023] for shift in range(5 * length - 10, -1, -10)])
 
 
 def new_id(prefix: Prefix, wall_ms: int, entropy: bytes | None = None) -> str:
