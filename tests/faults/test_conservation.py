@@ -63,6 +63,14 @@ class Talkative(Sender):
                 self.acknowledged += [str(one["event_id"]) for one in events]
 
 
+def whole(line: bytes) -> list[str]:
+    """The id in a line; nothing in one that a kill has cut off: its batch was written again behind it."""
+    try:
+        return [json.loads(line)["event_id"]]
+    except json.JSONDecodeError:
+        return []
+
+
 def destinations(directory: Path, receiver: UnreliableReceiver) -> list[dict[str, object]]:
     hook = {"type": "webhook", "allow_http": True, "allow_networks": ["127.0.0.0/8"], "timeout_ms": 400}
     return [
@@ -121,7 +129,7 @@ async def judgement(
             await node.delivery.drained()
         with closing(sqlite3.connect(directory / "out.db")) as connection:
             rows = [str(row[0]) for row in connection.execute("SELECT event_id FROM session_completions")]
-        lines = [json.loads(line)["event_id"] for line in (directory / "out.jsonl").read_bytes().splitlines()]
+        lines = [found for line in (directory / "out.jsonl").read_bytes().splitlines() for found in whole(line)]
         beyond = {
             "database": Arrivals(rows, ordered=False, repeats=False),
             "logfile": Arrivals(lines),
