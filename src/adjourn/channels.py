@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -17,10 +17,14 @@ from adjourn.settings import DestinationSettings, RoutingSettings, Settings
 
 MB = 1_000_000
 
+Installation = Callable[[], str]
+"""What the node's database is known by to others; asked once it is open."""
+
 
 def channels_of(
     settings: Settings,
     callables: Mapping[str, TransformCallable],
+    installation: Installation,
     before: tuple[Settings, Sequence[Channel]] | None = None,
 ) -> list[Channel]:
     """One for each destination that is enabled. What is configured as it was `before` keeps its channel, and so goes on
@@ -32,7 +36,7 @@ def channels_of(
         if _defaults(old) == _defaults(settings):
             kept = {channel.name: channel for channel in channels if channel.name in same}
     return [
-        kept[d.name] if d.name in kept else channel_of(settings, d, callables)
+        kept[d.name] if d.name in kept else channel_of(settings, d, callables, installation)
         for d in settings.routing.destinations
         if d.enabled
     ]
@@ -44,13 +48,16 @@ def _defaults(settings: Settings) -> object:
 
 
 def channel_of(
-    settings: Settings, destination: DestinationSettings, callables: Mapping[str, TransformCallable] = {}
+    settings: Settings,
+    destination: DestinationSettings,
+    callables: Mapping[str, TransformCallable] = {},
+    installation: Installation = str,
 ) -> Channel:
     """Raises ConfigInvalid."""
     return Channel(
         name=destination.name,
         type=destination.type,
-        destination=destination_of(settings, destination),
+        destination=destination_of(settings, destination, installation),
         shapes=shapes_of(destination, callables),
         sampling_rate=destination.sampling_rate,
         batch_size=at_once(settings.routing, destination),
@@ -71,18 +78,19 @@ def shapes_of(destination: DestinationSettings, callables: Mapping[str, Transfor
 
 
 SINGLY = ("webhook",)
-"""Types of destination that send many requests side by side."""
+"""Types of destination that send many requests side by side, each of few events."""
 
 
 def at_once(routing: RoutingSettings, destination: DestinationSettings) -> int:
     """How many events a destination is handed at once: enough that each of its requests under way is followed by
     others."""
-    requests = 4 * destination.concurrency if destination.type in SINGLY else 1
+    side_by_side = destination.concurrency if destination.type in (*SINGLY, "analytics") else 1
+    requests = 4 * side_by_side if destination.type in SINGLY else side_by_side
     return requests * routing.batch_size_of(destination)
 
 
-def destination_of(whole: Settings, settings: DestinationSettings) -> Destination:
-    """Raises ConfigInvalid for a type that this version loads but does not deliver to."""
+def destination_of(whole: Settings, settings: DestinationSettings, installation: Installation = str) -> Destination:
+    """Raises ConfigInvalid."""
     if settings.type == "database":
         return DatabaseDestination(
             name=settings.name,
@@ -107,16 +115,49 @@ def destination_of(whole: Settings, settings: DestinationSettings) -> Destinatio
             allow_http=settings.allow_http,
             allow_networks=settings.allow_networks,
         )
-    if settings.type == "logfile":
-        return LogfileDestination(
-            name=settings.name,
-            path=settings.log_path or None,
-            level=settings.log_level or None,
-            rotate_bytes=settings.rotate_mb * MB,
-            rotate_keep=settings.rotate_keep,
-        )
-    raise ConfigInvalid(
-        f"destination '{settings.name}' is of type '{settings.type}', to which this version cannot deliver yet; "
-        "use database, logfile or webhook, or set enabled: false, and its events wait for it",
-        path="routing.destinations",
+    if settings.type == "analytics":
+        return _analytics(whole, settings)
+    if settings.type == "upstream":
+        return _upstream(whole, settings, installation)
+    return LogfileDestination(
+        name=settings.name,
+        path=settings.log_path or None,
+        level=settings.log_level or None,
+        rotate_bytes=settings.rotate_mb * MB,
+        rotate_keep=settings.rotate_keep,
+    )
+
+
+def _analytics(whole: Settings, settings: DestinationSettings) -> Destination:
+    from adjourn.destinations.analytics import AnalyticsDestination  # late: aiohttp costs megabytes
+
+    return AnalyticsDestination(
+        name=settings.name,
+        url=reveal(settings.url),
+        headers={name: reveal(value) for name, value in settings.headers.items()},
+        format=settings.format,
+        key=reveal(settings.key),
+        batch_size=whole.routing.batch_size_of(settings),
+        concurrency=settings.concurrency,
+        timeout_ms=whole.routing.timeout_ms_of(settings),
+        compression=settings.compression,
+        payload_bytes_max=settings.payload_bytes_max,
+        public_url=whole.server.public_url,
+        allow_http=settings.allow_http,
+        allow_networks=settings.allow_networks,
+    )
+
+
+def _upstream(whole: Settings, settings: DestinationSettings, installation: Installation) -> Destination:
+    from adjourn.destinations.upstream import UpstreamDestination  # late: aiohttp costs megabytes
+
+    return UpstreamDestination(
+        name=settings.name,
+        url=reveal(settings.url),
+        headers={name: reveal(value) for name, value in settings.headers.items()},
+        key=reveal(settings.key),
+        installation=installation,
+        timeout_ms=whole.routing.timeout_ms_of(settings),
+        allow_http=settings.allow_http,
+        allow_networks=settings.allow_networks,
     )
