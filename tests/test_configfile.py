@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adjourn.configfile import NOT_SETTINGS, load, parse, show, variable_of
 from adjourn.errors import ConfigInvalid
 from adjourn.layer import settings_by_name
-from adjourn.secret import Secret
+from adjourn.secret import Secret, reveal
 from adjourn.settings import CaptureSettings, Settings
 
 FLAT_YAML = """
@@ -95,6 +95,20 @@ def test_what_is_wrong_is_said_with_path_line_and_remedy(text: str, problem: str
     assert message.startswith(problem) or f".{problem}" in message
     assert message.endswith("(adjourn.yaml:2)") or "top level" in message
     assert "\n" not in message
+
+
+def test_secrets_in_a_list_come_from_elsewhere_too(tmp_path: Path) -> None:
+    """Each secret of a list may be written down, or come from the environment or a file; what is missing is told."""
+    secret = "whsec_" + "aGlk" * 8
+    (tmp_path / "old").write_text(f"{secret}\n")
+    listed = f"[{secret}, '${{NEW}}', {{env: NEW}}, {{file: {tmp_path}/old}}]"
+    text = f"destinations: [{{url: 'https://a.example', signing_secrets: {listed}}}]"
+    (found,) = parse(text, "adjourn.yaml", {"NEW": secret}).routing.destinations
+    assert [reveal(one) for one in found.signing_secrets] == [secret] * 4
+    with pytest.raises(ConfigInvalid) as caught:
+        parse(text, "adjourn.yaml", {})
+    assert "signing_secrets[1] refers to the environment variable 'NEW'" in caught.value.message
+    assert "is not a signing secret" not in caught.value.message
 
 
 def test_all_problems_are_reported_at_once() -> None:

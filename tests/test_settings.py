@@ -36,6 +36,9 @@ def routed(*destinations: DestinationSettings) -> RoutingSettings:
     return RoutingSettings(destinations=destinations)
 
 
+SIGNING = "whsec_" + "aGlk" * 8
+
+
 def webhook(**fields: object) -> DestinationSettings:
     return DestinationSettings(**{"type": "webhook", "url": "https://a.example/in", **fields})
 
@@ -143,6 +146,14 @@ def test_a_destination_is_named_after_its_type() -> None:
         (DestinationSettings(type="upstream"), "url is missing"),
         (webhook(url="ftp://u:hidden@h"), "url is not a web address"),
         (webhook(table="t"), "table has no effect on a destination of type 'webhook'"),
+        (webhook(url="http://u:hidden@h/"), "url is plain http"),
+        (webhook(headers={"Webhook-Id": "x"}), "which Adjourn itself sets"),
+        (webhook(signing_secrets=("whsec_hidden",)), "signing_secrets[0] is not a signing secret"),
+        (webhook(signing_secrets=("whsk_" + "A" * 40,)), "signing_secrets[0] is not a signing secret"),
+        (webhook(signing_secrets=(1,)), "signing_secrets is a value of type tuple; give a list, each of text"),
+        (webhook(allow_networks=("10.0.0.1/8",)), "allow_networks[0] is '10.0.0.1/8', which is no network"),
+        (webhook(compression="br"), "compression is 'br'"),
+        (DestinationSettings(type="logfile", log_path="x", concurrency=2), "concurrency has no effect"),
         (webhook(headers={"bad name": "x"}), "no header's name"),
         (webhook(headers={"X": "hidden\r\nY: 1"}), "headers.X holds a line break"),
         (webhook(headers={"X": Secret("hidden\n", "env X")}), "headers.X holds a line break"),
@@ -291,7 +302,11 @@ def test_repr_shows_no_secret() -> None:
     settings = Settings(
         database=DatabaseSettings(url="postgresql://u:hidden@h/d"),
         routing=routed(
-            webhook(url="https://h/x?token=hidden", headers={"Authorization": "Bearer hidden", "Accept": "text/plain"}),
+            webhook(
+                url="https://h/x?token=hidden",
+                headers={"Authorization": "Bearer hidden", "Accept": "text/plain"},
+                signing_secrets=(SIGNING, Secret(SIGNING, "env SIGNING")),
+            ),
             DestinationSettings(type="database", connection_string=Secret("postgresql://u:hidden@h/d", "env DB")),
         ),
     )
@@ -299,4 +314,6 @@ def test_repr_shows_no_secret() -> None:
     assert "hidden" not in text
     assert "postgresql://u:***@h/d" in text
     assert "*** (env DB)" in text
+    assert SIGNING not in text
+    assert "*** (env SIGNING)" in text
     assert "text/plain" in text
