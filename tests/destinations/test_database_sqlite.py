@@ -46,6 +46,24 @@ def sqlite_destination(folder: Path) -> DatabaseDestination:
     return DatabaseDestination(name="main", connection_string=sqlite_url(folder), table=TABLE)
 
 
+def test_a_database_is_waited_for_no_longer_than_the_setting_says(tmp_path: Path) -> None:
+    """`timeout_ms` bounds a batch: a file that stays locked is an outage that names it, and the batch goes in later."""
+
+    async def main() -> None:
+        url = sqlite_url(tmp_path)
+        destination = DatabaseDestination(name="main", connection_string=url, table=TABLE, timeout_ms=100)
+        await sqlite_destination(tmp_path).open()
+        with locked_by_another_process(tmp_path / "out.db"):
+            with pytest.raises(DestinationOutage, match="has not answered within 0.1 s"):
+                await destination.send(batch(Sample(1)))
+        await destination.close()
+        patient = sqlite_destination(tmp_path)
+        assert await patient.send(batch(Sample(1))) == []
+        await patient.close()
+
+    asyncio.run(main())
+
+
 def test_a_lock_is_an_outage_until_it_is_let_go(tmp_path: Path) -> None:
     """A file that another process keeps locked is an outage, and takes the same batch afterwards."""
     table = SqliteTable("main", str(tmp_path / "out.db"), TABLE)
