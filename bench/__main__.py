@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import capture, floor, gateway, idle, ingest, middleware, storage, transforms
+from bench import capture, delivery, floor, gateway, idle, ingest, middleware, storage, transforms
 from bench.table import Row, markdown, quantile
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
@@ -19,6 +19,10 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "single": ingest.single,
     "growth": storage.growth,
     "sizes": storage.sizes,
+    "webhook": delivery.latency,
+    "destinations": delivery.together,
+    "isolation": delivery.isolation,
+    "outage": delivery.outage,
     "idle": idle.idle,
     "transforms": transforms.transforms,
     "gateway": gateway.added,

@@ -44,7 +44,7 @@ def bulk() -> list[Row]:
             ours.append(_post_all(server, made))
             drains.append(_drain(server))
     alone: list[float] = []
-    with serving(destinations="none") as server:
+    with serving(destinations=[]) as server:
         alone.extend(_post_all(server, batches(EVENTS, f"alone-{run}-{time.time()}")) for run in range(RUNS))
     of_typed = median([o / b for o, b in zip(ours, typed, strict=True)])
     of_judged = median([o / b for o, b in zip(ours, judged, strict=True)])
@@ -103,7 +103,7 @@ def single() -> list[Row]:
     echo = subprocess.Popen([sys.executable, "-m", "bench.echo", str(ECHO_PORT)])
     try:
         time.sleep(1.5)
-        for destinations, what in (("none", "durable"), ("both", "durable, both destinations on")):
+        for destinations, what in (([], "durable"), (None, "durable, both destinations on")):
             with serving(destinations=destinations) as server:
                 rows += _single_rows(server, what)
     finally:

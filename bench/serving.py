@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,21 +55,13 @@ def rss_mb(pid: int | str = "self") -> float:
 
 
 async def serve_from(folder: str, destinations: str) -> None:
-    """In the server's process: both destinations, or none; the key and the port go into a file."""
+    """In the server's process; `destinations` is a JSON list. The key and the port go into a file."""
+    from adjourn import configfile
     from adjourn.http.server import serve
     from adjourn.node import Node
-    from adjourn.settings import DestinationSettings, RoutingSettings, ServerSettings, Settings
 
-    both = (
-        DestinationSettings(type="database", connection_string=f"sqlite:///{folder}/completions.db"),
-        DestinationSettings(type="logfile", log_path=f"{folder}/completions.jsonl"),
-    )
-    settings = Settings(
-        data_dir=folder,
-        server=ServerSettings(port=0),
-        routing=RoutingSettings(destinations=both if destinations == "both" else ()),
-    )
-    node = Node(settings)
+    mapped = {"data_dir": folder, "server": {"port": 0}, "routing": {"destinations": json.loads(destinations)}}
+    node = Node(configfile.parse(mapped, "bench", {}))
 
     async def ready(url: str) -> None:
         _, secret = await node.keys.create(tenant="default", name="bench", role="admin")
@@ -83,19 +75,34 @@ def _announce(folder: Path, text: str) -> None:
     os.replace(folder / "ready.new", folder / "ready")
 
 
+def database() -> dict[str, object]:
+    return {"type": "database", "connection_string": "sqlite:///{folder}/completions.db"}
+
+
+def logfile() -> dict[str, object]:
+    return {"type": "logfile", "log_path": "{folder}/completions.jsonl"}
+
+
 @contextmanager
-def serving(*, destinations: str = "both") -> Generator[Serving, None, None]:
-    with tempfile.TemporaryDirectory(prefix="adjourn-bench-", dir=Path.cwd()) as folder:
+def serving(
+    *, destinations: Sequence[dict[str, object]] | None = None, folder: Path | None = None
+) -> Generator[Serving, None, None]:
+    """With the foundation's two destinations unless told otherwise; in a folder that stays, if one is given."""
+    wanted = [database(), logfile()] if destinations is None else destinations
+    with tempfile.TemporaryDirectory(prefix="adjourn-bench-", dir=Path.cwd()) as fresh:
+        place = str(folder or fresh)
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-c", ADJOURN, folder, destinations])
+        process = subprocess.Popen(
+            [sys.executable, "-c", ADJOURN, place, json.dumps(wanted).replace("{folder}", place)]
+        )
         try:
-            ready = Path(folder) / "ready"
+            ready = Path(place) / "ready"
             while not ready.exists():
                 if process.poll() is not None or time.perf_counter() - started > 30:
                     raise RuntimeError("the server did not start")
                 time.sleep(0.005)
             port, key = ready.read_text().split()
-            serving = Serving(int(port), key, process.pid, 0.0, Path(folder))
+            serving = Serving(int(port), key, process.pid, 0.0, Path(place))
             while serving.get("/readyz")["status"] != "ok":
                 time.sleep(0.005)
             serving.ready_s = time.perf_counter() - started
@@ -103,3 +110,4 @@ def serving(*, destinations: str = "both") -> Generator[Serving, None, None]:
         finally:
             process.terminate()
             process.wait(30)
+            (Path(place) / "ready").unlink(missing_ok=True)
