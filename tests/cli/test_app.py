@@ -12,6 +12,7 @@ import typer.main
 
 import adjourn
 from adjourn.cli.app import app
+from adjourn.security.roles import MAY
 from tests.cli.conftest import Run
 from tests.documented import differences, documented_names
 
@@ -58,7 +59,7 @@ def test_an_error_is_one_line(run: Run) -> None:
     """What Adjourn raises on purpose ends as `adjourn: fact; remedy` and exit code 2, without a traceback."""
     done = run("keys", "create", "--role", "king")
     assert (done.code, done.out) == (2, "")
-    assert done.err == ("adjourn: unknown role 'king'; take one of: admin, operator, writer, reader, auditor\n")
+    assert done.err == f"adjourn: unknown role 'king'; take one of: {', '.join(MAY)}\n"
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,35 @@ def of_sessions(url: str, directory: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+_CLOSE, _LEAVE = "close", "leave"
+_HIDE, _SHOW = (
+    # A headless tab is never hidden by itself.
+    f"Object.defineProperty(document, 'visibilityState', {{value: '{state}', configurable: true}});"
+    "document.dispatchEvent(new Event('visibilitychange'))"
+    for state in ("hidden", "visible")
+)
+_VISITS: dict[str, tuple[list[str], list[tuple[int, int, dict[str, str]]]]] = {
+    "closed": ([_CLOSE], [(1, 12, {"status": "success"})]),
+    "left": ([_LEAVE], [(1, 12, {"status": "success"})]),
+    "hidden": ([_HIDE, _CLOSE], [(1, 12, {"status": "success"})]),
+    "refused": (["navigator.sendBeacon = () => false", _LEAVE], [(1, 12, {"status": "success"})]),
+    "ended": (
+        ["adjourn.end('timeout', 'max_turns'); adjourn.usage({input_tokens: 99})", _CLOSE],
+        [(1, 12, {"status": "timeout", "error_code": "max_turns"})],
+    ),
+    "back": (
+        [_HIDE, _SHOW, "adjourn.usage({input_tokens: 7})", _LEAVE],
+        [(1, 12, {"status": "success"}), (2, 7, {"status": "success"})],
+    ),
+    "failed": (
+        [_HIDE, "adjourn.end('error', 'upstream')", _CLOSE],
+        [(1, 12, {"status": "success"}), (2, 0, {"status": "error", "error_code": "upstream"})],
+    ),
+    "last": ([_LEAVE], [(1, 12, {"status": "success"})]),
+}
+"""By session: what is done with its page, and its completions: attempt, input tokens, outcome."""
+
+
 def test_leaving_a_page_completes_its_session_once(tmp_path: Path) -> None:
     """In Chromium, across origins: a tab that is closed, a page that is left for another, one that is hidden first, one
     that says itself that it ended, and one whose beacons the browser refuses, each have exactly one completion; one to
@@ -301,72 +330,54 @@ def test_leaving_a_page_completes_its_session_once(tmp_path: Path) -> None:
         with serving(url, tmp_path, server={"beacon_origins": [origin]}) as server:
             pages["/page"] = _PAGE % (server.url, server.keys["acme/beacon"])
             context = chromium.new_context()
-
-            def visit(name: str) -> Any:
+            expected = 0
+            for name, (steps, completions) in _VISITS.items():
                 page = context.new_page()
                 page.goto(f"{origin}/page#{name}")
-                return page
-
-            visit("closed").close(run_before_unload=True)
-            visit("left").goto(f"{origin}/other")
-            ended = visit("ended")
-            ended.evaluate("adjourn.end('timeout', 'max_turns'); adjourn.usage({input_tokens: 99})")
-            ended.close(run_before_unload=True)
-            hidden = visit("hidden")
-            hide(hidden)
-            hidden.close(run_before_unload=True)
-            back = visit("back")
-            hide(back)
-            show(back)
-            back.evaluate("adjourn.usage({input_tokens: 7})")
-            back.goto(f"{origin}/other")
-            full = visit("full")
-            full.evaluate("navigator.sendBeacon = () => false")
-            full.goto(f"{origin}/other")
-            failed = visit("failed")
-            hide(failed)
-            failed.evaluate("adjourn.end('error', 'upstream')")
-            failed.close(run_before_unload=True)
-            names = ["closed", "left", "ended", "hidden", "back", "back", "full", "failed", "failed"]
-            await_log(server, len(names))
-            visit("last").goto(f"{origin}/other")  # what was sent twice before it, is there too when it is
-            names.append("last")
-            await_log(server, len(names))
+                for step in steps:
+                    if step == _CLOSE:
+                        page.close(run_before_unload=True)
+                    elif step == _LEAVE:
+                        page.goto(f"{origin}/other")
+                    else:
+                        page.evaluate(step)
+                expected += len(completions)
+                await_log(server, expected)
             context.close()
     found = of_sessions(url, tmp_path)
-    assert {name: len(events) for name, events in found.items()} == {name: names.count(name) for name in names}
-    for name in ("closed", "left", "hidden", "full"):
-        (event,) = found[name]
-        assert event["usage"] == {"input_tokens": 12, "output_tokens": 5, "model": "gpt-4o", "tool_calls": 1}
-        assert event["outcome"] == {"status": "success"}
-        assert event["user"] == {"user_id": "usr_1"}
-        assert event["metadata"] == {"custom_tags": {"page": "p"}, "source": "beacon"}
-    assert found["ended"][0]["outcome"] == {"status": "timeout", "error_code": "max_turns"}
-    assert found["ended"][0]["usage"]["input_tokens"] == 12
-    assert [(e["session"]["attempt"], e["usage"]["input_tokens"]) for e in found["back"]] == [(1, 12), (2, 7)]
-    assert [(e["session"]["attempt"], e["outcome"]["status"]) for e in found["failed"]] == [
-        (1, "success"),
-        (2, "error"),
-    ]
+    for name, (_, completions) in _VISITS.items():
+        assert [
+            (e["session"]["attempt"], e["usage"].get("input_tokens", 0), e["outcome"]) for e in found.pop(name)
+        ] == completions, name
+    assert found == {}
+
+
+def test_a_completion_of_a_page_is_whole(tmp_path: Path) -> None:
+    """Usage of several calls adds up; user, tags, type and duration are there; a session that follows another in the
+    same page ends that one."""
+    url = database_url("sqlite", tmp_path)
+    pages: dict[str, str] = {}
+    with browser() as chromium, site(pages) as origin:
+        with serving(url, tmp_path, server={"beacon_origins": [origin]}) as server:
+            pages["/page"] = _PAGE % (server.url, server.keys["acme/beacon"])
+            page = chromium.new_page()
+            page.goto(f"{origin}/page#first")
+            key = server.keys["acme/beacon"]
+            second = page.evaluate(f"adjourn.start({{key: '{key}', type: 'realtime', url: '{server.url}/v1/beacon'}})")
+            page.close(run_before_unload=True)
+            await_log(server, 2)
+    found = of_sessions(url, tmp_path)
+    ((first,), (other,)) = (found["first"], found[second])
+    assert first["usage"] == {"input_tokens": 12, "output_tokens": 5, "model": "gpt-4o", "tool_calls": 1}
+    assert first["user"] == {"user_id": "usr_1"}
+    assert first["metadata"] == {"custom_tags": {"page": "p"}, "source": "beacon"}
+    assert first["session"]["session_type"] == "chat"
+    assert first["session"]["duration_ms"] >= 0
+    assert other["session"]["session_type"] == "realtime"
+    assert other["usage"] == {}
 
 
 def await_log(server: Serving, count: int) -> None:
     until = time.monotonic() + 60
     while server.get("/v1/metrics").json()["events_captured"] < count and time.monotonic() < until:
         time.sleep(0.05)
-
-
-def hide(page: Any) -> None:
-    """A headless tab is never hidden by itself."""
-    _visibility(page, "hidden")
-
-
-def show(page: Any) -> None:
-    _visibility(page, "visible")
-
-
-def _visibility(page: Any, state: str) -> None:
-    page.evaluate(
-        f"Object.defineProperty(document, 'visibilityState', {{value: '{state}', configurable: true}});"
-        "document.dispatchEvent(new Event('visibilitychange'))"
-    )
