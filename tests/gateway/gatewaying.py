@@ -21,6 +21,8 @@ class Gateway(NamedTuple):
     process: subprocess.Popen[str]
     url: str
     directory: Path
+    told: list[str]
+    """What it printed until it was ready."""
 
     def completions(self) -> list[dict[str, Any]]:
         return completions(self.directory)
@@ -28,7 +30,7 @@ class Gateway(NamedTuple):
     def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         self.process.send_signal(how)
         told, _ = self.process.communicate(timeout=WAIT_S)
-        return self.process.returncode, told
+        return self.process.returncode, "".join(self.told) + told
 
     def kill(self) -> None:
         self.process.kill()
@@ -68,11 +70,12 @@ def gateway(directory: Path, upstream: str, *arguments: str, **environ: str) -> 
         told: list[str] = []
         for line in process.stdout:
             told.append(line)
-            if " gateway on http" in line:
+            if line.startswith("  completions"):  # the last line of what it says at the start
                 break
         else:
             raise EOFError("".join(told))
-        yield Gateway(process, told[-1].split()[-1], directory)
+        url = next(line for line in told if " gateway on http" in line).split()[-1]
+        yield Gateway(process, url, directory, told)
     finally:
         if process.poll() is None:
             process.kill()

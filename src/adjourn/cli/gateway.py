@@ -75,13 +75,10 @@ async def _gateway(settings: Settings, options: GatewayOptions) -> None:
 
     async def on_ready(address: str, recorder: Recorder) -> None:
         kept.append(recorder)
-        lines = [
-            f"Adjourn {__version__} gateway on {address}",
-            f"  upstream     {options.upstream}",
-            f"  completions  {mask(options.url or settings.database_url)}",
-        ]
+        lines = [f"Adjourn {__version__} gateway on {address}", f"  upstream     {options.upstream}"]
         if recorder.sessions.open:
             lines.append(f"  sessions     {len(recorder.sessions.open)} open from before")
+        lines.append(f"  completions  {mask(options.url or settings.database_url)}")
         print("\n".join(lines), flush=True)
 
     await serve(settings, options, on_ready=on_ready)
