@@ -84,13 +84,11 @@ def prepare(raws: Sequence[bytes], ctx: Context, sequences: Sequence[int] | None
     records: list[Record] = []
     places: list[int] = []
     problems: list[Problem] = []
-    for index, sent in enumerate(raws):
-        raw = sent
+    for index, raw in enumerate(raws):
         try:
             if redact is not None:
-                raw = _redacted(sent, redact)
-            body = raw.strip(_WHITESPACE)
-            event = _read(body)
+                raw = _redacted(raw, redact)
+            event = _read(body := raw.strip(_WHITESPACE))
             _check(event, latest, sources)
         except Refused as refused:
             problems.append(Problem(index, refused.code, refused.path, refused.fact, refused.remedy, raw))

@@ -139,6 +139,26 @@ def amount_text(raw: bytes) -> str:
     return f"{amount:f}" if isinstance(exponent, int) and _PLAIN_EXPONENT_MIN <= exponent <= 9 else str(amount)
 
 
+def largest(value: object) -> tuple[int, int]:
+    """(length of the longest text, members of the largest list or object) in a value."""
+    if isinstance(value, str):
+        return len(value), 0
+    if isinstance(value, dict):
+        fields = cast("dict[str, object]", value)
+        inner: Iterable[object] = (*fields, *fields.values())
+        members = len(fields)
+    elif isinstance(value, list):
+        inner = cast("list[object]", value)
+        members = len(inner)
+    else:
+        return 0, 0
+    text = 0
+    for item in inner:
+        item_text, item_members = largest(item)
+        text, members = max(text, item_text), max(members, item_members)
+    return text, members
+
+
 def tamed(value: object) -> object:
     """For CEL, whose integers have 64 bits and whose text is UTF-8: larger numbers as text, no half surrogate pairs."""
     if isinstance(value, dict):
