@@ -129,6 +129,7 @@ class Node:
             settings.sessions,
             examine=self.ingest.examine,
             take_if=self.ingest.take_if,
+            find=self.log.find,
         )
         await self.sessions.start()
         self._upkeep = asyncio.create_task(self._keep_house(), name="upkeep")

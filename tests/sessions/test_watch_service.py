@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.faults.rigs import raw
 from tests.sessions.rigs import events, mapped_of, node_of, parts, until
 
 from adjourn.clock import ManualClock
@@ -183,6 +184,28 @@ def test_a_beginning_that_new_settings_refuse_still_ends_in_a_completion(tmp_pat
 
     asyncio.run(first())
     asyncio.run(second())
+
+
+@KINDS
+def test_a_completion_that_came_another_way_is_not_followed_by_an_abandonment(tmp_path: Path, kind: str) -> None:
+    """Also where the dedupe window has long forgotten it: the log is asked."""
+    clock = ManualClock()
+
+    async def run() -> None:
+        async with node_of(mapped_of(kind, tmp_path), clock) as node:
+            begun, _ = await node.sessions.begin(ME, Begin(session_id="s", lease_ms=600_000))
+            (taken,) = await node.ingest.take(ME, [raw("s", usage={"input_tokens": 1})], source="test")
+            assert taken.event_id == begun.event_id
+            await looked(node, clock, 1)
+            for _ in range(150):
+                clock.advance(4)  # less than would be an absence
+                seen = node.sessions.watch.looks
+                while node.sessions.watch.looks < seen + 2:
+                    await asyncio.sleep(0.005)
+            assert await until(node, "s", lambda state: state != "open") == "completed"
+            assert len(await events(node)) == 1
+
+    asyncio.run(run())
 
 
 def test_a_node_with_nothing_to_watch_writes_nothing(tmp_path: Path) -> None:

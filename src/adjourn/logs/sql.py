@@ -44,8 +44,8 @@ class SqlLog:
             await self._database.write(_record_lost, found.lost, self._clock.wall_ms())
         return found
 
-    async def find(self, tenant: str, event_id: str) -> StoredEvent | None:
-        return await self._database.read(_find, self._id_hash(tenant, event_id), tenant, event_id)
+    async def find(self, tenant: str, event_id: str, *, since_ms: int = 0) -> StoredEvent | None:
+        return await self._database.read(_find, self._id_hash(tenant, event_id), tenant, event_id, since_ms)
 
     async def heads(self) -> Sequence[int]:
         return await self._database.read(_heads)
@@ -197,11 +197,12 @@ def _cursor(reader: Reader, consumer: str, partition: int) -> int:
     return int(rows[0][0] or 0) if rows else 0
 
 
-def _find(reader: Reader, id_hash: bytes, tenant: str, event_id: str) -> StoredEvent | None:
+def _find(reader: Reader, id_hash: bytes, tenant: str, event_id: str, since_ms: int) -> StoredEvent | None:
     """The keys of each block are searched for the id's hash, newest first; a hit is then read and compared."""
     has = "instr(keys, ?)" if reader.dialect == "sqlite" else "position(? in keys)"
     rows = reader.rows(
-        f"SELECT partition, first_offset FROM log_blocks WHERE {has} > 0 ORDER BY first_offset DESC", (id_hash,)
+        f"SELECT partition, first_offset FROM log_blocks WHERE max_ts >= ? AND {has} > 0 ORDER BY first_offset DESC",
+        (since_ms, id_hash),
     )
     for partition, first_offset in rows:
         found = reader.rows(

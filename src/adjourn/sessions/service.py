@@ -34,7 +34,7 @@ from adjourn.sessions.watch import (
     fingerprint,
     usage_event,
 )
-from adjourn.sessions.watch_service import SOURCE, Examine, TakeIf, Watch
+from adjourn.sessions.watch_service import SOURCE, Examine, Find, TakeIf, Watch
 from adjourn.settings import SessionsSettings
 
 GATHER_S = 0.1
@@ -54,6 +54,7 @@ class Sessions:
         *,
         examine: Examine,
         take_if: TakeIf,
+        find: Find,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -65,7 +66,7 @@ class Sessions:
         self._open: dict[str, int] = {}
         self._counted_s: float | None = None
         self.watch = Watch(
-            database, leases, clock, settings.retention_days, take_if=take_if, heard=self._heard.__contains__
+            database, leases, clock, settings.retention_days, take_if=take_if, find=find, heard=self._heard.__contains__
         )
 
     async def start(self) -> None:

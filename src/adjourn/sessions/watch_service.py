@@ -15,7 +15,7 @@ from adjourn.clock import Clock
 from adjourn.database import LEASE_MS, Database, Fence, Tx
 from adjourn.errors import AdjournError, Fenced
 from adjourn.eventlog import get_logger
-from adjourn.events import Record
+from adjourn.events import Record, StoredEvent
 from adjourn.log import Lease, Leases
 from adjourn.sessions import rows
 from adjourn.sessions.watch import Book, Key, Problem, Sighting, Taken, abandoned_event, bare_event
@@ -30,6 +30,8 @@ AWAY_S_MAX = 5.0
 FORGET_EVERY_S = 60.0
 ABANDON_AT_ONCE = 256
 DAY_MS = 86_400_000
+STEP_MS_MAX = 3_600_000
+"""How far back a wall clock may have been set since a session began."""
 
 Examine = Callable[[str, bytes], Awaitable[Record | Problem]]
 """(tenant, event) → as it would be logged, or why it would not."""
@@ -43,6 +45,12 @@ class TakeIf(Protocol):
     ) -> Awaitable[Taken | None]: ...
 
 
+class Find(Protocol):
+    """One event of a tenant by its id, if it was received since."""
+
+    def __call__(self, tenant: str, event_id: str, *, since_ms: int) -> Awaitable[StoredEvent | None]: ...
+
+
 class Watch:
     def __init__(
         self,
@@ -52,6 +60,7 @@ class Watch:
         retention_days: float,
         *,
         take_if: TakeIf,
+        find: Find,
         heard: Callable[[Key], bool],
     ) -> None:
         """`heard`: whether this node has a sign of life in hand that is not written yet."""
@@ -62,6 +71,7 @@ class Watch:
         self._clock = clock
         self._retention_days = retention_days
         self._take_if = take_if
+        self._find = find
         self._heard = heard
         self._lease: Lease | None = None
         self._renewed_s = self._forgot_s = -LEASE_MS / 1000
@@ -146,6 +156,11 @@ class Watch:
         if watched is None or watched.state != "open":
             return False
         now_ms, fence = self._clock.wall_ms(), Fence(lease.name, lease.epoch)
+        since_ms = watched.began_ms - STEP_MS_MAX
+        if await self._find(watched.tenant, watched.event_id, since_ms=since_ms) is not None:
+            # Its completion came through another door, perhaps so long ago that the dedupe window has forgotten it.
+            await self._database.write(_elsewhere, watched.key, now_ms, key=watched.session_id, fence=fence)
+            return False
         change = partial(_abandoned, sighting=sighting, now_ms=now_ms)
         for event in (abandoned_event(watched, now_ms), bare_event(watched)):
             taken = await self._take_if(sighting.key.tenant, event, change, source=SOURCE, fence=fence)
@@ -162,6 +177,10 @@ class Watch:
         while await self._database.read(rows.any_ended, ended_before_ms):
             await self._database.write(rows.forget, ended_before_ms)
         self._forgot_s = now_s
+
+
+def _elsewhere(tx: Tx, key: Key, now_ms: int) -> bool:
+    return rows.end(tx, key, "completed", now_ms=now_ms)
 
 
 def _abandoned(tx: Tx, record: Record, *, sighting: Sighting, now_ms: int) -> bool:
