@@ -133,7 +133,7 @@ def reached(flip: Flipped) -> str:
         await take(node, raw("s"))
         (stats,) = node.delivery.stats.values()
         await until(lambda: receiver.taken or stats.waiting)
-        return "arrives" if receiver.taken else "is private" if "which is loopback" in stats.waiting else stats.waiting
+        return "arrives" if receiver.taken else "is private" if "is loopback" in stats.waiting else stats.waiting
 
     try:
         return with_receiver(flip, receiver, work)
