@@ -233,6 +233,13 @@ class SessionEnded(AdjournError):
     status = 409
 
 
+class PositionGone(AdjournError):
+    """A stream cannot go on where it is asked to: the log was restored or moved since that position was given."""
+
+    code = "position_gone"
+    status = 410
+
+
 class UpstreamUnreachable(AdjournError):
     """The gateway cannot connect to the service that it stands in front of."""
 

@@ -67,6 +67,7 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     port: Port = 8700
     body_mb_max: Count = 16
     drain_ms_max: Count = 10_000
+    streams_max: Count = 1_000
     public_url: Line = ""
     beacon_origins: tuple[str, ...] = ()
 
@@ -76,6 +77,11 @@ class SessionsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
     lease_ms_max: LeaseMs = 3_600_000
     open_max: Count = 100_000
     retention_days: Days = 7
+
+
+class OtlpSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    parent_wait_ms: Count = 600_000
+    retention_days: Days = 1
 
 
 class LoggingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +100,7 @@ class Draft(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     routing: RoutingSettings = RoutingSettings()
     server: ServerSettings = ServerSettings()
     sessions: SessionsSettings = SessionsSettings()
+    otlp: OtlpSettings = OtlpSettings()
     logging: LoggingSettings = LoggingSettings()
 
 

@@ -51,6 +51,16 @@ def with_server(flip: Flipped, talk: Callable[[httpx.AsyncClient], Awaitable[T]]
         gc.unfreeze()
 
 
+def answer_to_a_second_stream(flip: Flipped) -> int:
+    async def talk(client: httpx.AsyncClient) -> int:
+        async with client.stream("GET", "/v1/stream") as first:
+            await anext(first.aiter_lines())  # it is open when its first line is here
+            async with client.stream("GET", "/v1/stream") as second:
+                return second.status_code
+
+    return with_server(flip, talk)
+
+
 def answer_to_no_key(flip: Flipped) -> int:
     async def talk(client: httpx.AsyncClient) -> int:
         return (await client.post("/v1/events", content=raw("s"))).status_code

@@ -21,8 +21,10 @@ from adjourn.http import openapi
 from adjourn.http.beacon import BeaconEndpoint
 from adjourn.http.events import DEFECT, EVENTS_PATH, EventsEndpoint, Receive, Scope, Send, refuse
 from adjourn.http.problems import MEDIA_TYPE, ProblemDetails, headers_of, problem
+from adjourn.http.relay import RELAY_PATH, RelayEndpoint
 from adjourn.http.reloading import Reload
 from adjourn.http.routes import ROUTES
+from adjourn.http.stream import Streams
 from adjourn.node import Node
 from adjourn.version import __version__
 
@@ -40,6 +42,7 @@ class Application:
         self.events = EventsEndpoint(
             node.ingest, node.keys, body_bytes_max=node.settings.server.body_mb_max * 1_000_000
         )
+        self.relay = RelayEndpoint(node.ingest, node.keys, body_bytes_max=node.settings.server.body_mb_max * 1_000_000)
         self.beacon = BeaconEndpoint(node.ingest, node.keys, node.settings.server.beacon_origins)
         self.framework = litestar(node, reload)
 
@@ -47,9 +50,9 @@ class Application:
         if scope["type"] != "http":
             return
         path = scope["path"]
-        if path == EVENTS_PATH:
+        if path in (EVENTS_PATH, RELAY_PATH):
             if scope["method"] == "POST":
-                await self.events(scope, receive, send)
+                await (self.events if path == EVENTS_PATH else self.relay)(scope, receive, send)
             else:
                 await refuse(send, _not_allowed(path), [(b"allow", b"POST")])
         elif path in self.beacon.paths:
@@ -62,8 +65,9 @@ class Application:
 
     def drain(self) -> None:
         """From now on nothing new is taken: probes say so, and senders are told to come back."""
-        self.events.draining = self.beacon.draining = True
+        self.events.draining = self.relay.draining = self.beacon.draining = True
         self.framework.state.draining = True
+        self.framework.state.streams.drain()
 
 
 def _routed(scope: Scope) -> Scope:
@@ -73,7 +77,7 @@ def _routed(scope: Scope) -> Scope:
         return {**scope, "method": "UNKNOWN"}
     if scope["method"] == "HEAD":
         # As GET; the server leaves the body away.
-        scope = {**scope, "method": "GET"}
+        scope = {**scope, "method": "GET", "is_head": True}
     if scope["path"].startswith((f"{EVENTS_PATH}/", "/v1/sessions/")):
         # An event's or a session's id may hold slashes: it stays quoted until the route has been found.
         return {**scope, "path": scope["raw_path"].decode("latin-1")}
@@ -95,6 +99,7 @@ def litestar(node: Node, reload: Reload | None = None) -> Litestar:
     )
     app.state.node = node
     app.state.draining = False
+    app.state.streams = Streams(node)
     app.state.reload = reload
     app.state.openapi = msgspec.json.encode(described().to_schema())
     return app

@@ -12,12 +12,13 @@ from adjourn.completion import quarantine
 from adjourn.completion.quarantine import State
 from adjourn.completion.service import Result
 from adjourn.delivery.whereabouts import whereabouts
-from adjourn.errors import NotFound
+from adjourn.errors import Forbidden, NotFound
 from adjourn.http.auth import caller_of, node_of, requires
 from adjourn.http.deliveries import DELIVERY_ROUTES
 from adjourn.http.metrics import PROMETHEUS_TYPE, prometheus_text, summary
 from adjourn.http.readiness import Readiness
 from adjourn.http.sessions import SESSION_ROUTES
+from adjourn.http.stream import get_stream
 from adjourn.http.views import (
     CreatedKey,
     EventView,
@@ -98,6 +99,8 @@ async def list_keys(request: AnyRequest) -> list[KeyView]:
 
 @post("/v1/keys", guards=[requires("keys:write")], summary="Make a key; its secret is shown this once")
 async def create_key(request: AnyRequest, data: JSONBody[NewKey]) -> CreatedKey:
+    if data.role == "relay":  # it writes for every tenant
+        raise Forbidden("a relay's key is made in the database itself: adjourn keys create --role relay")
     key, secret = await node_of(request).keys.create(tenant=caller_of(request).tenant, name=data.name, role=data.role)
     return CreatedKey(KeyView.of(key), secret)
 
@@ -130,6 +133,7 @@ ROUTES = [
     revoke_key,
     get_metrics,
     get_prometheus,
+    get_stream,
     *DELIVERY_ROUTES,
     *SESSION_ROUTES,
 ]
