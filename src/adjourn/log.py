@@ -6,7 +6,7 @@ Appending is the database's last step in a batch (`adjourn.database.Appender`); 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -51,6 +51,10 @@ class Log(Protocol):
 
     async def find(self, tenant: str, event_id: str, *, since_ms: int = 0) -> StoredEvent | None:
         """One event of a tenant by its id, newest first; no farther back than what was received since."""
+        ...
+
+    async def find_all(self, partition: int, tenant: str, event_ids: Collection[str]) -> Mapping[str, StoredEvent]:
+        """Those of a tenant's events that one partition holds, by their ids."""
         ...
 
     async def heads(self) -> Sequence[int]:

@@ -17,9 +17,10 @@ def test_the_table_is_whole() -> None:
 
 def test_roles_are_what_their_names_say() -> None:
     """A writer reads nothing; readers and auditors write nothing; keys are made by admins alone."""
-    assert MAY["writer"] == {"events:write", "sessions:write"}
+    assert MAY["writer"] == {"events:write", "events:relay", "sessions:write"}
     for role in ("reader", "auditor"):
         assert not any(permission.endswith(":write") for permission in MAY[role])
     assert roles_with("keys:write") == ["admin"]
     assert MAY["beacon"] == {"beacon:write"}  # every page shows such a key
+    assert MAY["relay"] == {"events:relay"}  # it has every tenant's
     assert "quarantine:read" not in MAY["reader"]  # refused bodies may hold anything

@@ -22,7 +22,7 @@ app = typer.Typer(name="keys", help="Make, list and revoke API keys, in the data
 
 @app.command("create")
 def create(
-    role: Annotated[str, typer.Option(help="admin, operator, writer, reader, auditor or beacon.")],
+    role: Annotated[str, typer.Option(help="admin, operator, writer, reader, auditor, beacon or relay.")],
     tenant: Annotated[str, typer.Option(help="Whose events it writes and reads.")] = "default",
     name: Annotated[str, typer.Option(help="What it is for, as `keys list` shows it.")] = "",
     config: ConfigFile = None,

@@ -14,6 +14,7 @@ from adjourn.completion import quarantine
 from adjourn.completion.dedupe import DedupeBy, judge
 from adjourn.completion.quarantine import Quarantined
 from adjourn.completion.redact import Redact, Unreadable
+from adjourn.completion.relay_service import Cost, Resends, keep_costs, relayed
 from adjourn.completion.validate import Context, Prepared, Problem, prepare
 from adjourn.database import Appended, Database, Fence, Tx, Verdict
 from adjourn.errors import EventConflict
@@ -95,15 +96,17 @@ class Ingest:
         producer: str = "",
         sequences: Sequence[int] | None = None,
         refused: Sequence[Problem] = (),
+        costs: Sequence[Cost] | None = None,
     ) -> list[Result]:
         """Write events (JSON objects) to the log; returns when they are durable, one result each, in order.
 
         `producer` and `sequences` (ascending) make a resend exact without a window. `refused` are bodies that the
-        caller has found wrong already, with their places in the whole. Raises TooBusy, Unavailable, StorageFull: then
-        nothing is claimed, and the same call may be made again."""
+        caller has found wrong already, with their places in the whole. `costs`: of events that another Adjourn has
+        taken and priced; they stand, and what its sequences call known is looked up before it is believed. Raises
+        TooBusy, Unavailable, StorageFull: then nothing is claimed, and the same call may be made again."""
         self.in_hand += len(raws)
         try:
-            return await self._take(tenant, raws, source, producer, sequences, refused)
+            return await self._take(tenant, raws, source, producer, sequences, refused, costs)
         finally:
             self.in_hand -= len(raws)
 
@@ -115,9 +118,10 @@ class Ingest:
         producer: str,
         sequences: Sequence[int] | None,
         refused: Sequence[Problem],
+        costs: Sequence[Cost] | None,
     ) -> list[Result]:
         await self._load_prices()
-        context = self._context(tenant)
+        context = self._context(tenant) if costs is None else relayed(self._context(tenant))
         if len(raws) == 1:
             prepared = prepare(raws, context, sequences)
         else:
@@ -126,7 +130,11 @@ class Ingest:
             prepared = _with_refused(prepared, [_searched(problem, context.redact) for problem in refused])
         kept = [_quarantined(problem, context, source) for problem in prepared.problems]
         scoped = f"{tenant}/{producer}" if producer else ""
-        appended = await self._write(prepared.records, kept, scoped)
+        write = self._write
+        if costs is not None:
+            keep_costs(prepared, costs)
+            write = Resends(self._database, self._log, self._write, self._keep_conflicts).write
+        appended = await write(prepared.records, kept, scoped)
         results = _results(len(raws) + len(refused), prepared, kept, appended)
         self.counters.add(results, prepared.records)
         return results
@@ -213,6 +221,9 @@ class Ingest:
             whole.problems.extend([msgspec.structs.replace(p, index=p.index + start) for p in part.problems])
             await asyncio.sleep(0)
         return whole
+
+    async def _keep_conflicts(self, records: Sequence[tuple[Record, int]]) -> None:
+        await self._database.write(quarantine.keep, conflicting(records))
 
     async def _write(self, records: list[Record], refused: list[Quarantined], producer: str) -> list[Appended]:
         """One write for each partition that the events belong to; what is refused goes with the first."""

@@ -14,6 +14,8 @@ from adjourn.eventlog import get_logger
 from adjourn.http import bodies
 from adjourn.http.problems import MEDIA_TYPE, headers_of, problem
 from adjourn.http.singles import Singles, event_of
+from adjourn.security.keys import Key
+from adjourn.security.roles import Permission
 from adjourn.security.service import Keys
 
 Scope = MutableMapping[str, Any]
@@ -61,6 +63,8 @@ class Answer(msgspec.Struct):
 
 
 class EventsEndpoint:
+    permission: Permission = "events:write"
+
     def __init__(self, ingest: Ingest, keys: Keys, *, body_bytes_max: int) -> None:
         self.requests = 0
         self.refused = 0
@@ -107,12 +111,12 @@ class EventsEndpoint:
             self.refused += 1
             await refuse(send, told(error, scope["path"]))
 
-    async def _take(self, scope: Scope, receive: Receive) -> Answer:
+    async def _take(self, scope: Scope, receive: Receive) -> msgspec.Struct:
         headers = Headers(scope["headers"])
         authorization = headers.get("authorization", "")
-        key = self._keys.known(authorization, "events:write")
+        key = self._keys.known(authorization, self.permission)
         if key is None:
-            key = await self._keys.check(authorization, "events:write")
+            key = await self._keys.check(authorization, self.permission)
         if self.draining:
             raise Unavailable(
                 "this server is stopping; send again to another node or in a few seconds", retry_after_ms=2000
@@ -126,7 +130,7 @@ class EventsEndpoint:
                 held += len(body)
                 self._bytes_held += len(body)
                 self._check_held(held)
-            return await self._ingested(key.tenant, body, headers)
+            return await self._ingested(key, body, headers)
         finally:
             self._bytes_held -= held
 
@@ -177,7 +181,7 @@ class EventsEndpoint:
         if self._bytes_held > BODIES_BYTES_MAX and self._bytes_held > mine:
             raise TooBusy("too many bodies are being read at once; send again in a second", retry_after_ms=1000)
 
-    async def _ingested(self, tenant: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def _ingested(self, key: Key, body: bytes, headers: Mapping[str, str]) -> msgspec.Struct:
         found = await _split(body, headers)
         raws, refused = found.raws, found.refused
         if not raws and not refused:
@@ -187,7 +191,7 @@ class EventsEndpoint:
             places = {problem.index for problem in refused}
             sequences = [number for place, number in enumerate(sequences) if place not in places]
         results = await self._ingest.take(
-            tenant, raws, source="http", producer=producer, sequences=sequences, refused=refused
+            key.tenant, raws, source="http", producer=producer, sequences=sequences, refused=refused
         )
         return _answer(results)
 

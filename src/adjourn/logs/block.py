@@ -143,6 +143,13 @@ def identities(keys: bytes, count: int) -> list[bytes]:
     return [keys[i : i + 8] for i in range(start, len(keys), width)]
 
 
+def id_hashes(keys: bytes, count: int) -> list[bytes]:
+    """The hash of each event's id; nothing if the keys are not those of `count` events."""
+    if count <= 0 or len(keys) not in (16 * count, 24 * count):
+        return []
+    return [keys[i : i + 8] for i in range(0, len(keys), len(keys) // count)]
+
+
 def places(keys: bytes, count: int, id_hash: bytes) -> list[int]:
     """The events of a block whose id hashes so."""
     width = len(keys) // count

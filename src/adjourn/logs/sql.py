@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -17,6 +17,7 @@ from adjourn.log import Lost, Slice
 from adjourn.logs import block as blocks
 from adjourn.logs import upkeep
 from adjourn.logs.append import BLOCK_COLUMNS, as_block
+from adjourn.logs.find import find_all
 
 IdHash = Callable[[str, str], bytes]
 """(tenant, event id) → 8 bytes; from whoever knows the installation's secret."""
@@ -46,6 +47,12 @@ class SqlLog:
 
     async def find(self, tenant: str, event_id: str, *, since_ms: int = 0) -> StoredEvent | None:
         return await self._database.read(_find, self._id_hash(tenant, event_id), tenant, event_id, since_ms)
+
+    async def find_all(self, partition: int, tenant: str, event_ids: Collection[str]) -> Mapping[str, StoredEvent]:
+        wanted: dict[bytes, list[str]] = {}
+        for event_id in event_ids:
+            wanted.setdefault(self._id_hash(tenant, event_id), []).append(event_id)
+        return await self._database.read(find_all, partition, tenant, wanted)
 
     async def heads(self) -> Sequence[int]:
         return await self._database.read(_heads)

@@ -40,9 +40,14 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
+def is_tenant(name: str) -> bool:
+    """Whether a tenant may be called so."""
+    return _TENANT.fullmatch(name) is not None
+
+
 def check_new(tenant: str, name: str, role: str) -> Role:
     """Raises ConfigInvalid for a tenant, name or role that cannot be."""
-    if not _TENANT.fullmatch(tenant):
+    if not is_tenant(tenant):
         raise ConfigInvalid(
             f"tenant {tenant!r} cannot be used; take 1 to 128 letters, digits, '_', '.' or '-'", path="tenant"
         )

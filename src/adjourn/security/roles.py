@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-Role = Literal["admin", "operator", "writer", "reader", "auditor", "beacon"]
+Role = Literal["admin", "operator", "writer", "reader", "auditor", "beacon", "relay"]
 Permission = Literal[
     "events:write",
+    "events:relay",
     "events:read",
     "metrics:read",
     "quarantine:read",
@@ -27,6 +28,7 @@ MAY: dict[Role, frozenset[Permission]] = {
     "admin": frozenset(
         (
             "events:write",
+            "events:relay",
             "events:read",
             "metrics:read",
             "quarantine:read",
@@ -46,6 +48,7 @@ MAY: dict[Role, frozenset[Permission]] = {
     "operator": frozenset(
         (
             "events:write",
+            "events:relay",
             "events:read",
             "metrics:read",
             "quarantine:read",
@@ -59,7 +62,7 @@ MAY: dict[Role, frozenset[Permission]] = {
             "sessions:write",
         )
     ),
-    "writer": frozenset(("events:write", "sessions:write")),
+    "writer": frozenset(("events:write", "events:relay", "sessions:write")),
     "reader": frozenset(("events:read", "metrics:read", "destinations:read", "sessions:read")),
     "auditor": frozenset(
         (
@@ -74,6 +77,8 @@ MAY: dict[Role, frozenset[Permission]] = {
     ),
     # Public: every page shows it. Never more than this.
     "beacon": frozenset(("beacon:write",)),
+    # Another Adjourn. It alone relays for every tenant, so that no tenant's admin may make such a key.
+    "relay": frozenset(("events:relay",)),
 }
 
 
