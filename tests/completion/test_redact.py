@@ -194,3 +194,20 @@ def test_nothing_is_written_that_must_not_be(tmp_path: Path) -> None:
     for hidden in (b"ann-4711", b"bob-4711", b"ann@example"):
         assert hidden not in b"".join(logged + kept)
         assert hidden not in written
+
+
+def test_an_open_session_holds_nothing_either(tmp_path: Path) -> None:
+    """What a watched session was begun with is redacted before it waits in the database for its completion."""
+    from adjourn.sessions.watch import Begin
+
+    async def main() -> bytes:
+        validation = {"redact": ["hash user.user_id"]}
+        async with Node(settings_of({"data_dir": str(tmp_path), "validation": validation})) as node:
+            begin = msgspec.json.decode(b'{"session_id": "s", "user": {"user_id": "ann-4711"}}', type=Begin)
+            await node.sessions.begin("default", begin)
+            rows = await node.database.read(lambda reader: reader.rows("SELECT begun FROM watched_sessions"))
+            return b"".join(row[0] for row in rows if isinstance(row[0], bytes))
+
+    begun = asyncio.run(main())
+    assert b"ann-4711" not in begun
+    assert b"hash:" in begun

@@ -1,7 +1,8 @@
 """Filter and transform expressions: CEL, run by Google's own C++ evaluator (the extra `adjourn[cel]`).
 
-An expression has no clock and no I/O; nesting, iterations and regular expressions (RE2) are bounded by the evaluator, and
-what loops may go through is bounded here: whoever may send events or give filters cannot stop the node with them. What it sees is in `transform_view`. docs/howto/transforms.md says why this one.
+An expression has no clock and no I/O. Nesting, iterations and regular expressions (RE2) are bounded by the evaluator,
+and what loops may go through is bounded here: whoever may send events or give filters cannot stop the node with them.
+What an expression sees is in `transform_view`; docs/howto/transforms.md says why this evaluator.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ SOURCE_LENGTH_MAX = 10_000
 ITERATIONS_MAX = 10_000
 """The evaluator's own bound, over all loops of one evaluation."""
 LOOPED_BYTES_MAX = 100_000_000
-"""What the loops of one evaluation may copy or search; the evaluator itself counts iterations alone. Measured: a quarter
-of a second, 0.9 s in the worst case found; without this bound, 27 s and 5 GB."""
+"""What the loops of one evaluation may copy or search; the evaluator itself counts iterations alone. Measured: a
+quarter of a second, 0.9 s in the worst case found; without this bound, 27 s and 5 GB."""
 
 # Text, raw text and comments: what looks like code in them is none.
 _LITERALS = re.compile(

@@ -103,7 +103,7 @@ class Sessions:
             token=token or fingerprint(begin),
             lease_ms=lease_ms,
             beat=0,
-            begun=event,
+            begun=record.body,  # redacted already, and identified
             usage=b"",
             event_id=record.event_id,
             began_ms=now_ms,
