@@ -241,7 +241,7 @@ class PositionGone(AdjournError):
 
 
 class UpstreamUnreachable(AdjournError):
-    """The gateway cannot connect to the service that it stands in front of."""
+    """The gateway cannot connect to the service that it stands in front of, or had no answer in HTTP from it."""
 
     code = "upstream_unreachable"
     status = 502

@@ -35,7 +35,7 @@ def test_failures_are_tried_again_in_order(tmp_path: Path) -> None:
     async def send(producer: str, raws: Sequence[bytes], sequences: Sequence[int]) -> Sequence[Outcome]:
         sent.append((producer, list(sequences)))
         if len(sent) < 3:
-            raise Unavailable("away")
+            raise Unavailable("away") if len(sent) == 1 else RuntimeError("a defect")
         return [Settled("invalid", message="no") for _ in raws]
 
     async def run() -> None:

@@ -312,6 +312,32 @@ def test_an_upstream_that_is_away_is_a_502(tmp_path: Path) -> None:
     assert "very-secret" not in everything, "credentials pass, and are neither logged nor stored"
 
 
+@pytest.mark.parametrize(
+    "nonsense", [b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"HTTP/1.1 799 Odd\r\ncontent-length: 2\r\n\r\n{}", b""]
+)
+def test_an_upstream_that_speaks_no_http_is_a_502(tmp_path: Path, nonsense: bytes) -> None:
+    """Whatever comes instead of an answer, the client has one, and the session ends."""
+
+    def answer_all() -> None:
+        while True:
+            try:
+                line, _ = listener.accept()
+            except OSError:
+                return
+            with line:
+                line.recv(65536)
+                line.sendall(nonsense)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer_all, daemon=True).start()
+        with gateway(tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}") as running:
+            headers = {"x-adjourn-session-end": "1"}
+            answer = httpx.post(f"{running.url}/v1/messages", json={"model": "m"}, headers=headers, timeout=60)
+            assert (answer.status_code, answer.json()["code"]) == (502, "upstream_unreachable")
+            found = until(running.completions, "a completion")[0]
+        assert found["outcome"]["error_code"] == "upstream_unreachable"
+
+
 def test_an_upstream_must_be_who_it_says(tmp_path: Path) -> None:
     """Its certificate is verified: one that nobody vouches for is a 502, and no request is sent to it."""
     certificate = tmp_path / "cert.pem"

@@ -42,10 +42,13 @@ class Outbox:
             try:
                 await self._send_some()
                 pause_s = RETRY_S_FIRST
+                continue
             except (AdjournError, OSError, TimeoutError) as error:
                 _log.warning("gateway_outbox_waits", error=str(error))
-                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
-                pause_s = min(pause_s * 2, RETRY_S_MAX)
+            except Exception:
+                _log.exception("gateway_outbox_failed")
+            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
+            pause_s = min(pause_s * 2, RETRY_S_MAX)
 
     def stop(self) -> None:
         """Send what waits, then end."""

@@ -38,6 +38,8 @@ CONNECT_S_MAX = 10.0
 KEEP_ALIVE_S = 30.0
 HEAD_BYTES_MAX = 65_536
 
+DEFECT = "something in the gateway failed; its log has the trace: please report it"
+
 _HOP_BY_HOP = {
     *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
     *(b"expect", b"host"),
@@ -94,6 +96,11 @@ class Proxy:
                 self._end(exchange, "user_terminated", "client_disconnected")
             else:
                 await self._upstream_failed(exchange, error)
+        except Exception:
+            _log.exception("request_failed", path=scope["path"])
+            self._end(exchange, "error", "gateway_failed")
+            if not exchange.begun:
+                await refuse(send, AdjournError(DEFECT))
         finally:
             exchange.stop_watching()
             self._copied_bytes -= exchange.copied_bytes
@@ -178,8 +185,10 @@ class Proxy:
         )
 
     async def _answer(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
-        exchange.begun = True
         exchange.status = answer.status
+        if not 100 <= answer.status <= 599:
+            raise aiohttp.ClientPayloadError(f"it answers with the status {answer.status}, which HTTP does not have")
+        exchange.begun = True
         await exchange.send(
             {"type": "http.response.start", "status": answer.status, "headers": headers_back(answer.raw_headers)}
         )
@@ -341,7 +350,7 @@ async def refuse(send: Send, error: AdjournError, more: list[tuple[bytes, bytes]
 
 def _unreachable(upstream: str, error: BaseException) -> UpstreamUnreachable:
     return UpstreamUnreachable(
-        f"the gateway cannot reach {upstream} ({_kind(error)}); see that it runs and that --upstream names it"
+        f"the gateway has no answer of {upstream} ({_kind(error)}); see that it runs and that --upstream names it"
     )
 
 

@@ -160,7 +160,10 @@ def _recorder(settings: Settings, options: GatewayOptions, prices: PriceTable) -
 
 async def _sweep(recorder: Recorder, outbox: Outbox, idle_gap_s: float) -> None:
     while True:
-        recorder.sweep()
+        try:
+            recorder.sweep()
+        except Exception:
+            _log.exception("gateway_sweep_failed")
         if recorder.sessions.waiting:
             outbox.nudge()
         await asyncio.sleep(min(SWEEP_S_MAX, idle_gap_s / SWEEPS_PER_GAP))
