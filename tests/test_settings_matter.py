@@ -15,7 +15,7 @@ from adjourn.setting import Section, leaves
 from adjourn.settings import Settings
 from tests import postgres
 from tests.destinations.receiver import SECRET
-from tests.flipping import capture, node, routing, server, sessions, webhook
+from tests.flipping import capture, node, otlp, routing, server, sessions, webhook
 from tests.flipping.rigs import Row, flipped, free_port, rendered
 
 QUIET = {"routing.destinations": [], "log.compact_interval_ms": 600_000}
@@ -185,6 +185,8 @@ ROWS: dict[str, Row] = {
     ),
     "sessions.open_max": Row([1, 2], sessions.begun_of_three, beside=QUIET),
     "sessions.retention_days": Row([1, 10], sessions.remembered_after_eleven_and_nine_days, [[], ["second"]], QUIET),
+    "otlp.parent_wait_ms": Row([300_000, 600_000], otlp.told_after_five_minutes, [True, False], QUIET),
+    "otlp.retention_days": Row([1, 3], otlp.counted_of_a_call_two_days_before, [0, 7], QUIET),
     "logging.level": Row(["warning", "error"], server.lines_of_an_outage, ["text", "nothing"], routing.AWAY),
     "logging.format": Row(["console", "json"], server.lines_of_an_outage, ["text", "a JSON object"], routing.AWAY),
 }

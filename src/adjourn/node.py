@@ -17,6 +17,7 @@ from adjourn import channels
 from adjourn.clock import Clock, SystemClock
 from adjourn.completion import quarantine
 from adjourn.completion.dedupe import judge
+from adjourn.completion.otlp_service import Traces
 from adjourn.completion.pump_service import KeepTorn, Send
 from adjourn.completion.redact import redactor_of
 from adjourn.completion.service import Ingest, IngestSettings, Result, conflicting
@@ -73,6 +74,7 @@ class Node:
     delivery: Delivery
     dead_letters: DeadLetters
     sessions: Sessions
+    traces: Traces
 
     def __init__(
         self,
@@ -132,6 +134,8 @@ class Node:
             find=self.log.find,
         )
         await self.sessions.start()
+        self.traces = Traces(self.database, self.clock, settings.otlp, self.ingest, self.prices)
+        self.traces.start()
         self._upkeep = asyncio.create_task(self._keep_house(), name="upkeep")
 
     async def close(self, timeout_s: float | None = None) -> None:
@@ -149,6 +153,7 @@ class Node:
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
+            await self.traces.stop()
             await self.sessions.stop(left_s())
             await self.delivery.stop(left_s())
             await self._release_upkeep(left_s())

@@ -193,3 +193,16 @@ watched_sessions = Table(
     Column("amendment_id", Text),
     Index("watched_sessions_by_end", "ended_ms"),
 )
+
+otlp_traces = Table(
+    "otlp_traces",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("trace_id", Text, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("due_ms", BigInteger),
+    Column("heard_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("otlp_traces_by_due", "due_ms"),
+    Index("otlp_traces_by_heard", "heard_ms"),
+)

@@ -20,6 +20,7 @@ from adjourn.eventlog import get_logger
 from adjourn.http import openapi
 from adjourn.http.beacon import BeaconEndpoint
 from adjourn.http.events import DEFECT, EVENTS_PATH, EventsEndpoint, Receive, Scope, Send, refuse
+from adjourn.http.otlp import TRACES_PATH, TracesEndpoint
 from adjourn.http.problems import MEDIA_TYPE, ProblemDetails, headers_of, problem
 from adjourn.http.relay import RELAY_PATH, RelayEndpoint
 from adjourn.http.reloading import Reload
@@ -44,6 +45,9 @@ class Application:
         )
         self.relay = RelayEndpoint(node.ingest, node.keys, body_bytes_max=node.settings.server.body_mb_max * 1_000_000)
         self.beacon = BeaconEndpoint(node.ingest, node.keys, node.settings.server.beacon_origins)
+        self.traces = TracesEndpoint(
+            node.traces, node.keys, body_bytes_max=node.settings.server.body_mb_max * 1_000_000
+        )
         self.framework = litestar(node, reload)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +61,8 @@ class Application:
                 await refuse(send, _not_allowed(path), [(b"allow", b"POST")])
         elif path in self.beacon.paths:
             await self.beacon(scope, receive, send)
+        elif path == TRACES_PATH:
+            await self.traces(scope, receive, send)
         elif "\0" in path or b"%00" in scope["query_string"]:
             # PostgreSQL cannot hold it, so nothing of that name exists anywhere.
             await refuse(send, NotFound("the address holds a NUL character, and no name here does; take it out"))
@@ -65,7 +71,7 @@ class Application:
 
     def drain(self) -> None:
         """From now on nothing new is taken: probes say so, and senders are told to come back."""
-        self.events.draining = self.relay.draining = self.beacon.draining = True
+        self.events.draining = self.relay.draining = self.beacon.draining = self.traces.draining = True
         self.framework.state.draining = True
         self.framework.state.streams.drain()
 

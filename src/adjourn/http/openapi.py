@@ -20,7 +20,7 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 
-from adjourn.http import bodies, openapi_beacon, openapi_sessions
+from adjourn.http import bodies, openapi_beacon, openapi_otlp, openapi_sessions
 from adjourn.http.beacon import SCRIPT_PATH
 from adjourn.http.problems import MEDIA_TYPE
 
@@ -98,6 +98,7 @@ def complete(api: OpenAPI) -> None:
             if operation is not None:
                 _with_problems(operation, open_to_all=path in ("/healthz", "/readyz", SCRIPT_PATH))
     _with_not_ready(api.paths["/readyz"].get)
+    openapi_otlp.describe(api.paths)
 
 
 def _with_problems(operation: Operation, *, open_to_all: bool) -> None:
