@@ -80,7 +80,7 @@ async def delivering(
     """A node that delivers to `destination` as `scripted`, with the channel's options over quick ones."""
     options = {"delay_ms": 1, "delay_ms_max": 5, **channel}
 
-    def channel_of(settings: Settings, one: DestinationSettings, callables: object) -> Channel:
+    def channel_of(settings: Settings, one: DestinationSettings, callables: object, *_: object) -> Channel:
         made = Channel(name="scripted", type="logfile", destination=destination)
         return msgspec.structs.replace(made, **options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from adjourn.delivery.latency import Latency
 from adjourn.delivery.route import Shapes
 from adjourn.destination import Destination
 
@@ -33,3 +34,5 @@ class ChannelStats(msgspec.Struct):
     retries: int = 0
     waiting: str = ""
     """Why nothing is being delivered now; empty when all is well."""
+    latency: Latency = msgspec.field(default_factory=Latency)
+    """From an event's arrival to its delivery."""

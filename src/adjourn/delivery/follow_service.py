@@ -60,6 +60,8 @@ class Follower:
         self._on_delivered = on_delivered
         self._parked = ParkedEvents(database, clock, sender, partition, lease, on_delivered)
         self._last: Record | None = None
+        self._settling: asyncio.Task[None] | None = None
+        """What was sent is settled while the next stretch is being sent: the cursor follows, in order."""
 
     async def run(self) -> None:
         """Until the destination is stopped, or its lease is another's."""
@@ -90,11 +92,26 @@ class Follower:
     async def _flow(self) -> None:
         if not await self._sender.open():
             return
+        self._parked.added()  # whatever was under way has ended
         await self._parked.look()
         cursor = await self._log.cursor(consumer_of(self._channel.name), self._partition)
+        try:
+            await self._flow_from(cursor)
+            await self._settled()
+        except asyncio.CancelledError:
+            if self._settling is not None:
+                self._settling.cancel()
+            raise
+        finally:  # what began must have ended before anything begins anew
+            await asyncio.gather(*([self._settling] if self._settling else []), return_exceptions=True)
+            self._settling = None
+
+    async def _flow_from(self, cursor: int) -> None:
         while not self._sender.stopping.is_set():
             found = await self._log.read(self._partition, cursor, count=self._channel.batch_size)
             if found.next_offset == cursor:
+                if self._settling is not None and self._settling.done():
+                    await self._settled()
                 await self._await_more()
                 continue
             for piece in pieces(found, cursor, self._channel.batch_size):
@@ -138,8 +155,16 @@ class Follower:
         done = settlement(
             self._channel, self._partition, piece, routed, sent, now_ms=self._clock.wall_ms(), draw=random.random()
         )
-        await self._settle(done)
+        await self._settled()
+        self._parked.add(done.held)  # at once: the next stretch must not overtake them
+        self._settling = asyncio.create_task(self._settle(done))
         return True
+
+    async def _settled(self) -> None:
+        """Wait until the stretch before is settled: they are in order, and one at a time. Raises what that raised."""
+        settling, self._settling = self._settling, None
+        if settling is not None:
+            await settling
 
     async def _route(self, events: Sequence[StoredEvent]) -> Routed:
         shapes, rate, waiting = self._channel.shapes, self._channel.sampling_rate, self._parked.sessions
@@ -174,5 +199,5 @@ class Follower:
         await self._database.write(settle, self._log, self._channel.name, done, self._last, fence=self._fence)
         if done.record is not None:
             self._last = records.joined(self._last, done.record) or done.record
-        self._parked.add(done.held)
+        self._parked.added()
         self._on_delivered(done.delivered, done.counts.get("dead_lettered", 0))

@@ -11,12 +11,17 @@ Pure: time and chance are handed in.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from adjourn.delivery.retry import backoff_ms
 
 PROBE_MS_MAX = 60_000
 """A probe that has said nothing for so long (its sender was cut off) does not keep others from probing."""
+
+
+GateState = Literal["closed", "open", "paused"]
 
 
 class Gate(msgspec.Struct, kw_only=True):
@@ -40,6 +45,12 @@ class Gate(msgspec.Struct, kw_only=True):
         if self.paused is not None:
             return f"paused: {self.paused}"
         return self.reason
+
+    @property
+    def state(self) -> GateState:
+        if self.paused is not None:
+            return "paused"
+        return "closed" if self.opens_at_ms is None else "open"
 
     @property
     def closed(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 _GROWTH = math.log(1.05)
 
@@ -12,6 +14,16 @@ class Latency:
         self.count = 0
         self.total_ms = 0.0
         self._buckets: dict[int, int] = {}
+
+    @classmethod
+    def merged(cls, parts: Iterable[Latency]) -> Self:
+        whole = cls()
+        for part in parts:
+            whole.count += part.count
+            whole.total_ms += part.total_ms
+            for bucket, count in part._buckets.items():
+                whole._buckets[bucket] = whole._buckets.get(bucket, 0) + count
+        return whole
 
     def add(self, ms: float, count: int = 1) -> None:
         ms = max(ms, 0.001)
@@ -31,3 +43,10 @@ class Latency:
             if left <= 0:
                 return math.exp(bucket * _GROWTH)
         return 0.0
+
+    def at_most(self, bounds_ms: Sequence[float]) -> list[int]:
+        """How many values are surely no more than each bound: those whose whole bucket is below it."""
+        return [
+            sum([count for bucket, count in self._buckets.items() if math.exp(bucket * _GROWTH) <= bound_ms])
+            for bound_ms in bounds_ms
+        ]

@@ -47,16 +47,17 @@ class ParkedEvents:
         self._fence = Fence(lease.name, lease.epoch)
         self._on_delivered = on_delivered
         self._version = 0
+        self._adding = False
         self._alone: set[int] = set()
         self._passes_at: dict[int, int] = {}
         self._room = asyncio.Event()
         self._more = asyncio.Event()
 
     async def look(self) -> list[Parked]:
-        """Read what is parked; `sessions` and `count` follow, unless more was parked meanwhile."""
+        """Read what is parked; `sessions` and `count` follow, unless more is being parked meanwhile."""
         version = self._version
         parked = await self._database.read(held.parked, self._name, self._partition)
-        if version == self._version:
+        if version == self._version and not self._adding:
             self.sessions = {one.session for one in parked}
             self.count = len(parked)
             if self.count < PARKED_MAX:
@@ -64,12 +65,17 @@ class ParkedEvents:
         return parked
 
     def add(self, kept: Sequence[Held]) -> None:
-        """What the flow has just parked."""
+        """What the flow is parking; its transaction is under way until `added`."""
         parked = [one for one in kept if one.state == "parked"]
         if parked:
-            self._version += 1
+            self._adding = True
             self.sessions.update((one.tenant, one.session_id) for one in parked)
             self.count += len(parked)
+
+    def added(self) -> None:
+        if self._adding:
+            self._adding = False
+            self._version += 1
             self._more.set()
 
     async def room(self) -> bool:

@@ -12,10 +12,13 @@ from adjourn.delivery import pauses
 from adjourn.delivery.channel import Channel, ChannelStats
 from adjourn.delivery.conservation import Balance, balances, consumer_of
 from adjourn.delivery.follow_service import Follower
+from adjourn.delivery.gate import GateState
 from adjourn.delivery.held import waiting
 from adjourn.delivery.known import Register, forget, register_all
 from adjourn.delivery.latency import Latency
 from adjourn.delivery.send_service import Sender
+from adjourn.delivery.standing import Standing, note_outage
+from adjourn.delivery.standing_service import Standings
 from adjourn.errors import AdjournError, ConfigInvalid
 from adjourn.eventlog import get_logger
 from adjourn.events import StoredEvent
@@ -42,7 +45,6 @@ class Delivery:
     ) -> None:
         """`known`: every configured destination and its `drop_after_ms`; disabled ones too: their backlog waits.
         `in_hand`: how many events this process is taking in now; it comes first."""
-        self.latency = Latency()
         self._database = database
         self._log = log
         self._leases = leases
@@ -55,10 +57,23 @@ class Delivery:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._governor: asyncio.Task[None] | None = None
         self._pausing: set[asyncio.Task[None]] = set()
+        self._leading: set[str] = set()
+        self._noted: dict[str, str] = {}
+        self._standings = Standings(database, log)
 
     @property
     def stats(self) -> Mapping[str, ChannelStats]:
         return {name: sender.stats for name, sender in self._senders.items()}
+
+    @property
+    def latency(self) -> Latency:
+        """Of all destinations together."""
+        return Latency.merged(stats.latency for stats in self.stats.values())
+
+    @property
+    def gates(self) -> Mapping[str, GateState]:
+        """Of those that this node delivers to, unless another node does."""
+        return {name: sender.gate.state for name, sender in self._senders.items()}
 
     @property
     def channels(self) -> Sequence[Channel]:
@@ -91,6 +106,10 @@ class Delivery:
         for sender in old:
             del self._senders[sender.channel.name]
         fresh = [self._sender(channel) for channel in channels if channel.name not in self._senders]
+        counted = {sender.channel.name: sender.stats for sender in old}
+        for sender in fresh:
+            sender.stats = counted.get(sender.channel.name, sender.stats)  # its counters go on, as counters must
+            sender.stats.waiting = ""
         self._senders |= {sender.channel.name: sender for sender in fresh}
         self._obey(await self._database.read(pauses.paused))
         for sender in fresh:
@@ -127,6 +146,9 @@ class Delivery:
     async def balances(self) -> list[Balance]:
         return await self._database.read(balances)
 
+    async def standings(self) -> list[Standing]:
+        return await self._standings.read()
+
     # --- running destinations ------------------------------------------------------------------------------------
 
     def _sender(self, channel: Channel) -> Sender:
@@ -156,6 +178,7 @@ class Delivery:
             if lease is None:
                 await sender.pause(1.0)
                 continue
+            self._leading.add(sender.channel.name)
             following = [
                 asyncio.create_task(self._follower(sender, partition, lease).run())
                 for partition in range(self._database.partitions)
@@ -163,6 +186,8 @@ class Delivery:
             try:
                 await self._hold(sender, lease, following)
             finally:
+                self._leading.discard(sender.channel.name)
+                self._noted.pop(sender.channel.name, None)
                 for task in following:
                     task.cancel()
                 await asyncio.gather(*following, return_exceptions=True)
@@ -212,13 +237,22 @@ class Delivery:
     # --- pauses --------------------------------------------------------------------------------------------------
 
     async def _govern(self) -> None:
-        """See what other nodes and commands have paused and resumed."""
+        """See what other nodes and commands have paused and resumed, and let them see what is away."""
         while True:
             await asyncio.sleep(PAUSES_EVERY_S)
             try:
                 self._obey(await self._database.read(pauses.paused))
+                await self._note_outages()
             except AdjournError:
                 continue  # the database is away, and with it every delivery
+
+    async def _note_outages(self) -> None:
+        for name in list(self._leading & self._senders.keys()):
+            gate = self._senders[name].gate
+            reason = "" if gate.paused is not None else self._senders[name].stats.waiting
+            if self._noted.get(name) != reason:
+                await self._database.write(note_outage, name, reason, self._clock.wall_ms())
+                self._noted[name] = reason
 
     def _obey(self, paused: Mapping[str, str]) -> None:
         for name, sender in self._senders.items():
@@ -243,6 +277,6 @@ class Delivery:
         stats.failure += dead
         now_ms = self._clock.wall_ms()
         for received_ms, count in Counter([event.received_ms for event in delivered]).items():
-            self.latency.add(now_ms - received_ms, count)
+            stats.latency.add(now_ms - received_ms, count)
         if self._on_delivered is not None and delivered:
             self._on_delivered(delivered)
