@@ -15,7 +15,7 @@ from adjourn.setting import Section, leaves
 from adjourn.settings import Settings
 from tests import postgres
 from tests.destinations.receiver import SECRET
-from tests.flipping import capture, node, otlp, routing, server, sessions, webhook
+from tests.flipping import analytics, capture, node, otlp, routing, server, sessions, webhook
 from tests.flipping.rigs import Row, flipped, free_port, rendered
 
 QUIET = {"routing.destinations": [], "log.compact_interval_ms": 600_000}
@@ -124,9 +124,13 @@ ROWS: dict[str, Row] = {
         [[], ["audit"], ["note"]],
         routing.LOGFILE,
     ),
+    "routing.destinations[].format": Row(
+        ["segment", "posthog", "otlp"], analytics.form, ["track calls", "events", "log records"], analytics.KEYED
+    ),
     "routing.destinations[].url": Row(
         ["{receiver}/one", "{receiver}/other"], webhook.path, ["/one", "/other"], webhook.RECEIVER
     ),
+    "routing.destinations[].key": Row(["one", "other"], analytics.user_of_the_request, beside=analytics.TOOL),
     "routing.destinations[].headers": Row(
         [{"X-Team": "a"}, {"X-Team": "b"}], webhook.team, ["a", "b"], webhook.RECEIVER
     ),

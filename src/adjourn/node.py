@@ -7,6 +7,7 @@ house. The HTTP server is a node with routes; `Runtime` is one in a thread, with
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -99,7 +100,7 @@ class Node:
     async def open(self) -> None:
         """Raises ConfigInvalid, Unavailable, DatabaseTooNew, DatabaseCorrupt. Nothing is left running then."""
         settings = self.settings
-        running = channels.channels_of(settings, self._transforms)
+        running = channels.channels_of(settings, self._transforms, self._installation)
         self.database = database_for(
             settings.database_url,
             durability=settings.database.durability,
@@ -190,7 +191,7 @@ class Node:
                     path=changed[0],
                 )
             before = self.delivery.channels
-            running = channels.channels_of(settings, self._transforms, (old, before))
+            running = channels.channels_of(settings, self._transforms, self._installation, (old, before))
             await self.delivery.reconfigure(running, _known(settings), settings.server.drain_ms_max / 1000)
             self.settings = settings
             kept = [one.name for one in running if any(one is other for other in before)]
@@ -207,7 +208,7 @@ class Node:
         DestinationOutage with what is wrong."""
         for one in self.settings.routing.destinations:
             if one.name == name:
-                destination = channels.destination_of(self.settings, one)
+                destination = channels.destination_of(self.settings, one, self._installation)
                 try:
                     await destination.open()
                     await destination.probe()
@@ -238,6 +239,10 @@ class Node:
             sources=frozenset(self.settings.capture.sources),
             redact_for=redactor_of([parse_rule(rule) for rule in validation.redact], self._secret),
         )
+
+    def _installation(self) -> str:
+        """What others know this database by; it tells nothing of the secret."""
+        return hashlib.blake2b(self._secret, digest_size=8, person=b"adjourn.install").hexdigest()
 
     def _id_hash(self, tenant: str, event_id: str) -> bytes:
         return event_id_hash(self._secret, tenant, event_id)

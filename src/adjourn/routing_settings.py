@@ -30,7 +30,9 @@ class DestinationSettings(Section, frozen=True, kw_only=True, forbid_unknown_fie
     drop_after_ms: Count | None = None
     filter: str = ""
     transform: str = ""
+    format: Literal["segment", "posthog", "otlp"] = "segment"
     url: SecretText = ""
+    key: SecretText = ""
     headers: Headers = msgspec.field(default_factory=dict[str, SecretText])
     signing_secrets: Secrets = ()
     concurrency: Count = 8
@@ -64,7 +66,7 @@ class RoutingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.retry_delay_ms if destination.retry_delay_ms is None else destination.retry_delay_ms
 
     def batch_size_of(self, destination: DestinationSettings) -> int:
-        default = 1 if destination.type == "webhook" else 2000
+        default = {"webhook": 1, "analytics": 250}.get(destination.type, 2000)
         return default if destination.batch_size is None else destination.batch_size
 
     def timeout_ms_of(self, destination: DestinationSettings) -> int:
@@ -86,15 +88,16 @@ _ROTATED = re.compile(r"(.+)\.([1-9][0-9]{0,9})")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OWN_HEADERS = frozenset(
     {"connection", "content-encoding", "content-length", "host", "transfer-encoding", "webhook-id"}
-    | {"webhook-signature", "webhook-timestamp"}
+    | {"webhook-signature", "webhook-timestamp", "adjourn-producer"}
 )
-_HTTP_FIELDS = ("url", "headers", "concurrency", "timeout_ms", "compression", "allow_http", "allow_networks")
+_URL_FIELDS = ("url", "headers", "timeout_ms", "allow_http", "allow_networks")
+_HTTP_FIELDS = (*_URL_FIELDS, "concurrency", "compression", "payload_bytes_max")
 _FIELDS_OF_TYPE = {
     "database": ("connection_string", "table", "timeout_ms"),
     "logfile": ("log_path", "log_level", "rotate_mb", "rotate_keep"),
-    "webhook": (*_HTTP_FIELDS, "signing_secrets", "payload_bytes_max"),
-    "analytics": _HTTP_FIELDS,
-    "upstream": _HTTP_FIELDS,
+    "webhook": (*_HTTP_FIELDS, "signing_secrets"),
+    "analytics": (*_HTTP_FIELDS, "format", "key"),
+    "upstream": (*_URL_FIELDS, "key"),
 }
 _TYPED_FIELDS = tuple(dict.fromkeys(field for fields in _FIELDS_OF_TYPE.values() for field in fields))
 
@@ -204,6 +207,23 @@ def _http_destination(path: str, destination: DestinationSettings) -> Iterator[P
             yield Problem(where, f"{where} holds a line break or control character; give it on one line")
 
 
+def _keyed_destination(path: str, destination: DestinationSettings) -> Iterator[Problem]:
+    yield from _http_destination(path, destination)
+    key = reveal(destination.key)
+    if key and not re.fullmatch(r"[\x21-\x7e]+", key):
+        yield Problem(
+            f"{path}key", f"{path}key holds a space, a line break or a character beyond ASCII; give it as it is"
+        )
+    if destination.type == "analytics" and destination.format == "posthog" and not key:
+        yield Problem(f"{path}key", f"{path}key is missing, and PostHog needs one; give the project's API key, phc_…")
+    if destination.type == "analytics" and destination.format == "otlp" and key:
+        fact = f"{path}key has no effect on format 'otlp'"
+        yield Problem(f"{path}key", f"{fact}; remove it, and give what its receiver asks for in headers")
+    if key and destination.format != "posthog" and any(name.lower() == "authorization" for name in destination.headers):
+        fact = f"{path}key and {path}headers both say what Authorization is to be"
+        yield Problem(f"{path}key", f"{fact}; remove one of them")
+
+
 def _signing_secret(path: str, secret: str) -> Iterator[Problem]:
     import binascii  # here, since few settings have one
 
@@ -225,6 +245,6 @@ _DESTINATION_RULES: dict[str, Callable[[str, DestinationSettings], Iterator[Prob
     "database": _database_destination,
     "logfile": _logfile_destination,
     "webhook": _http_destination,
-    "analytics": _http_destination,
-    "upstream": _http_destination,
+    "analytics": _keyed_destination,
+    "upstream": _keyed_destination,
 }

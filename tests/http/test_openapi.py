@@ -13,6 +13,7 @@ from tests.http.test_app import routes
 
 from adjourn.http.beacon import BEACON_PATH, SCRIPT_PATH
 from adjourn.http.otlp import TRACES_PATH
+from adjourn.http.relay import RELAY_PATH
 
 
 def test_every_route_is_in_the_document(server: Serving) -> None:
@@ -24,7 +25,7 @@ def test_every_route_is_in_the_document(server: Serving) -> None:
         for method in item
         if method in ("get", "post", "put", "patch", "delete")
     }
-    raw = {(BEACON_PATH, "POST"), (SCRIPT_PATH, "GET"), (TRACES_PATH, "POST")}
+    raw = {(BEACON_PATH, "POST"), (SCRIPT_PATH, "GET"), (TRACES_PATH, "POST"), (RELAY_PATH, "POST")}
     assert described == raw | {(path, method) for path, method, _ in routes() if path != "/openapi.json"}
     for path, item in document["paths"].items():
         for operation in item.values():

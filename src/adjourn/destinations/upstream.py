@@ -72,9 +72,7 @@ class UpstreamDestination:
         self._installation = installation
         self._clock = clock or SystemClock()
         # One request after the other: the numbers that the receiver sees rise.
-        self._lanes = Lanes(
-            concurrency=1, request_events_max=REQUEST_EVENTS_MAX, request_bytes_max=request_bytes_max
-        )
+        self._lanes = Lanes(concurrency=1, request_events_max=REQUEST_EVENTS_MAX, request_bytes_max=request_bytes_max)
         own = {"Content-Type": "application/x-ndjson", "Content-Encoding": "zstd"}
         if key:
             own["Authorization"] = f"Bearer {key}"
@@ -133,7 +131,11 @@ class UpstreamDestination:
             return self._told(answer, items)
         where = self._outbound.where
         if answer.status == 409:  # no relay says so
-            return DestinationOutage(f"{where} is not an Adjourn: it answered 409{excerpt(answer.body)}; correct the url")
+            fact = f"{where} answered 409{excerpt(answer.body)}, which no Adjourn does"
+            return DestinationOutage(f"{fact}; correct the url")
+        if answer.status in (401, 403):
+            remedy = "give an API key of it in key: of the role relay, or writer for a single tenant"
+            return DestinationOutage(f"{where} answered {answer.status}{excerpt(answer.body)}; {remedy}")
         verdict = judge(where, answer, self._clock.wall_ms())
         if answer.status == 413 and len(items) == 1:
             reason = f"{where} does not take a body of this size; raise server.body_mb_max there, and redrive it"

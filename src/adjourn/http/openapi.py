@@ -20,7 +20,7 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 
-from adjourn.http import bodies, openapi_beacon, openapi_otlp, openapi_sessions
+from adjourn.http import bodies, openapi_beacon, openapi_otlp, openapi_relay, openapi_sessions
 from adjourn.http.beacon import SCRIPT_PATH
 from adjourn.http.problems import MEDIA_TYPE
 
@@ -93,6 +93,7 @@ def complete(api: OpenAPI) -> None:
     api.paths["/v1/events"] = PathItem(post=_post_events())
     openapi_sessions.describe(api.paths)
     openapi_beacon.describe(api.paths, _problem_response)
+    openapi_relay.describe(api.paths, _problem_response, _RESULT)
     for path, item in api.paths.items():
         for operation in (item.get, item.post, item.delete):
             if operation is not None:
