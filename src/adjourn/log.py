@@ -49,12 +49,15 @@ class Log(Protocol):
         so it is not cut); empty at the head. Below the tail it starts at the tail."""
         ...
 
-    async def find(self, tenant: str, event_id: str, *, since_ms: int = 0) -> StoredEvent | None:
-        """One event of a tenant by its id, newest first; no farther back than what was received since."""
+    async def find(self, tenant: str, event_id: str) -> StoredEvent | None:
+        """One event of a tenant by its id, newest first."""
         ...
 
-    async def find_all(self, partition: int, tenant: str, event_ids: Collection[str]) -> Mapping[str, StoredEvent]:
-        """Those of a tenant's events that one partition holds, by their ids."""
+    async def find_all(
+        self, partition: int, tenant: str, event_ids: Collection[str], *, since_ms: int = 0
+    ) -> Mapping[str, StoredEvent]:
+        """Those of a tenant's events that one partition holds, by their ids; no farther back than what was received
+        since."""
         ...
 
     async def heads(self) -> Sequence[int]:

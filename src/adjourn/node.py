@@ -132,7 +132,7 @@ class Node:
             settings.sessions,
             examine=self.ingest.examine,
             take_if=self.ingest.take_if,
-            find=self.log.find,
+            find_all=self.log.find_all,
         )
         await self.sessions.start()
         self.traces = Traces(self.database, self.clock, settings.otlp, self.ingest, self.prices)

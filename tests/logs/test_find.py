@@ -31,6 +31,7 @@ def test_what_is_there_is_found_and_nothing_else(tmp_path: Path, monkeypatch: py
                     found = await node.log.find_all(partition, "a", [f"evt_{n}", "evt_absent", "evt_b"])
                     assert {i: e.tenant for i, e in found.items()} == {f"evt_{n}": "a"}, merged
                     assert await node.log.find_all(partition, "b", [f"evt_{n}"]) == {}
+                    assert await node.log.find_all(partition, "a", [f"evt_{n}"], since_ms=2**50) == {}
                 for partition in range(node.database.partitions):
                     await compact(node.database, partition, 0)
 

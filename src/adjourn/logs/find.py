@@ -13,7 +13,7 @@ from adjourn.logs.append import BLOCK_COLUMNS, as_block, as_bytes
 BLOCKS_AT_ONCE = 16
 
 _KEYS_BEFORE = (
-    "SELECT first_offset, count, keys FROM log_blocks WHERE partition = ? AND first_offset < ? "
+    "SELECT first_offset, count, keys FROM log_blocks WHERE partition = ? AND first_offset < ? AND max_ts >= ? "
     "ORDER BY first_offset DESC LIMIT ?"
 )
 # Not by its own offset: since its keys were read it may have been merged with those before it.
@@ -24,7 +24,7 @@ _BLOCK_OF = (
 
 
 def find_all(
-    reader: Reader, partition: int, tenant: str, wanted: Mapping[bytes, Sequence[str]]
+    reader: Reader, partition: int, tenant: str, wanted: Mapping[bytes, Sequence[str]], since_ms: int = 0
 ) -> dict[str, StoredEvent]:
     """`wanted`: event ids by their hash. Block by block, newest first, and no farther than until each is found: what is
     sent again was mostly sent a moment ago."""
@@ -32,7 +32,7 @@ def find_all(
     missing = {event_id for ids in wanted.values() for event_id in ids}
     before = 2**62
     while missing:
-        rows = reader.rows(_KEYS_BEFORE, (partition, before, BLOCKS_AT_ONCE))
+        rows = reader.rows(_KEYS_BEFORE, (partition, before, since_ms, BLOCKS_AT_ONCE))
         for first, count, keys in rows:
             hashes = blocks.id_hashes(as_bytes(keys), int(count or 0))
             if not wanted.keys().isdisjoint(hashes):

@@ -45,14 +45,16 @@ class SqlLog:
             await self._database.write(_record_lost, found.lost, self._clock.wall_ms())
         return found
 
-    async def find(self, tenant: str, event_id: str, *, since_ms: int = 0) -> StoredEvent | None:
-        return await self._database.read(_find, self._id_hash(tenant, event_id), tenant, event_id, since_ms)
+    async def find(self, tenant: str, event_id: str) -> StoredEvent | None:
+        return await self._database.read(_find, self._id_hash(tenant, event_id), tenant, event_id)
 
-    async def find_all(self, partition: int, tenant: str, event_ids: Collection[str]) -> Mapping[str, StoredEvent]:
+    async def find_all(
+        self, partition: int, tenant: str, event_ids: Collection[str], *, since_ms: int = 0
+    ) -> Mapping[str, StoredEvent]:
         wanted: dict[bytes, list[str]] = {}
         for event_id in event_ids:
             wanted.setdefault(self._id_hash(tenant, event_id), []).append(event_id)
-        return await self._database.read(find_all, partition, tenant, wanted)
+        return await self._database.read(find_all, partition, tenant, wanted, since_ms)
 
     async def heads(self) -> Sequence[int]:
         return await self._database.read(_heads)
@@ -204,12 +206,11 @@ def _cursor(reader: Reader, consumer: str, partition: int) -> int:
     return int(rows[0][0] or 0) if rows else 0
 
 
-def _find(reader: Reader, id_hash: bytes, tenant: str, event_id: str, since_ms: int) -> StoredEvent | None:
+def _find(reader: Reader, id_hash: bytes, tenant: str, event_id: str) -> StoredEvent | None:
     """The keys of each block are searched for the id's hash, newest first; a hit is then read and compared."""
     has = "instr(keys, ?)" if reader.dialect == "sqlite" else "position(? in keys)"
     rows = reader.rows(
-        f"SELECT partition, first_offset FROM log_blocks WHERE max_ts >= ? AND {has} > 0 ORDER BY first_offset DESC",
-        (since_ms, id_hash),
+        f"SELECT partition, first_offset FROM log_blocks WHERE {has} > 0 ORDER BY first_offset DESC", (id_hash,)
     )
     for partition, first_offset in rows:
         found = reader.rows(

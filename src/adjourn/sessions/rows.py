@@ -104,6 +104,12 @@ def find(reader: Reader, key: Key) -> Watched | None:
     return _watched(rows[0]) if rows else None
 
 
+def find_open(reader: Reader, keys: Sequence[Key]) -> list[Watched]:
+    """Those of them that are open still."""
+    found = (find(reader, key) for key in keys)
+    return [watched for watched in found if watched is not None and watched.state == "open"]
+
+
 def latest(reader: Reader, tenant: str, session_id: str) -> Watched | None:
     """The newest run of a session."""
     rows = reader.rows(

@@ -10,8 +10,6 @@ import asyncio
 import hashlib
 from functools import partial
 
-import msgspec
-
 from adjourn.clock import Clock
 from adjourn.database import Database, Tx
 from adjourn.errors import BodyInvalid, SessionEnded, SessionExists, TooBusy
@@ -33,8 +31,9 @@ from adjourn.sessions.watch import (
     completed_event,
     fingerprint,
     usage_event,
+    usage_in,
 )
-from adjourn.sessions.watch_service import SOURCE, Examine, Find, TakeIf, Watch
+from adjourn.sessions.watch_service import SOURCE, Examine, FindAll, TakeIf, Watch
 from adjourn.settings import SessionsSettings
 
 GATHER_S = 0.1
@@ -54,7 +53,7 @@ class Sessions:
         *,
         examine: Examine,
         take_if: TakeIf,
-        find: Find,
+        find_all: FindAll,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -66,7 +65,13 @@ class Sessions:
         self._open: dict[str, int] = {}
         self._counted_s: float | None = None
         self.watch = Watch(
-            database, leases, clock, settings.retention_days, take_if=take_if, find=find, heard=self._heard.__contains__
+            database,
+            leases,
+            clock,
+            settings.retention_days,
+            take_if=take_if,
+            find_all=find_all,
+            heard=self._heard.__contains__,
         )
 
     async def start(self) -> None:
@@ -125,8 +130,8 @@ class Sessions:
         SessionEnded, EventInvalid."""
         usage = b""
         if heartbeat.usage:
-            checked(await self._examine(tenant, usage_event(session_id, heartbeat.usage)))
-            usage = msgspec.json.encode(heartbeat.usage)
+            record = checked(await self._examine(tenant, usage_event(session_id, heartbeat.usage)))
+            usage = usage_in(record.body)  # redacted already
         key = Key(tenant, session_id, heartbeat.attempt)
         lease_ms = await asyncio.shield(self._hear(Beat(key, usage)))
         if lease_ms is None:

@@ -165,6 +165,10 @@ def usage_event(session_id: str, usage: Parts) -> bytes:
     return _event(session={"session_id": session_id}, usage=usage)
 
 
+def usage_in(event: bytes) -> bytes:
+    return bytes(_decode_parts(event)["usage"])
+
+
 def completed_event(watched: Watched, complete: Complete, now_ms: int) -> bytes:
     """`session.completed`; for one that was abandoned before, the `session.amended` that corrects it."""
     begun = _decode_parts(watched.begun)

@@ -7,7 +7,7 @@ where anything was heard since it was decided.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from adjourn.eventlog import get_logger
 from adjourn.events import Record, StoredEvent
 from adjourn.log import Lease, Leases
 from adjourn.sessions import rows
-from adjourn.sessions.watch import Book, Key, Problem, Sighting, Taken, abandoned_event, bare_event
+from adjourn.sessions.watch import Book, Key, Problem, Sighting, Taken, Watched, abandoned_event, bare_event
 
 _log = get_logger("adjourn.sessions")
 
@@ -29,6 +29,8 @@ AWAY_S_MAX = 5.0
 """A node that has not looked for so long does not know what it would have heard: leases begin anew."""
 FORGET_EVERY_S = 60.0
 ABANDON_AT_ONCE = 256
+ABANDON_PER_LOOK = 2048
+"""The rest waits for the next look, so that the role is renewed in time however many fall silent together."""
 DAY_MS = 86_400_000
 STEP_MS_MAX = 3_600_000
 """How far back a wall clock may have been set since a session began."""
@@ -45,10 +47,12 @@ class TakeIf(Protocol):
     ) -> Awaitable[Taken | None]: ...
 
 
-class Find(Protocol):
-    """One event of a tenant by its id, if it was received since."""
+class FindAll(Protocol):
+    """Those of a tenant's events in one partition that were received since, by their ids."""
 
-    def __call__(self, tenant: str, event_id: str, *, since_ms: int) -> Awaitable[StoredEvent | None]: ...
+    def __call__(
+        self, partition: int, tenant: str, event_ids: Collection[str], *, since_ms: int
+    ) -> Awaitable[Mapping[str, StoredEvent]]: ...
 
 
 class Watch:
@@ -60,7 +64,7 @@ class Watch:
         retention_days: float,
         *,
         take_if: TakeIf,
-        find: Find,
+        find_all: FindAll,
         heard: Callable[[Key], bool],
     ) -> None:
         """`heard`: whether this node has a sign of life in hand that is not written yet."""
@@ -71,7 +75,7 @@ class Watch:
         self._clock = clock
         self._retention_days = retention_days
         self._take_if = take_if
-        self._find = find
+        self._find_all = find_all
         self._heard = heard
         self._lease: Lease | None = None
         self._renewed_s = self._forgot_s = -LEASE_MS / 1000
@@ -126,9 +130,8 @@ class Watch:
         overdue = self._book.look(sightings, asked_s, self._clock.monotonic(), away_s_max=AWAY_S_MAX)
         silent = [sighting for sighting in overdue if not self._heard(sighting.key)]
         abandoned = 0
-        for start in range(0, len(silent), ABANDON_AT_ONCE):
-            part = silent[start : start + ABANDON_AT_ONCE]
-            abandoned += sum(await _all([self._abandon(sighting, lease) for sighting in part]))
+        for start in range(0, min(len(silent), ABANDON_PER_LOOK), ABANDON_AT_ONCE):
+            abandoned += await self._abandon_those(silent[start : start + ABANDON_AT_ONCE], lease)
         if abandoned:
             _log.warning("sessions_abandoned", count=abandoned)
 
@@ -150,20 +153,39 @@ class Watch:
         if lease is not None:
             await self._leases.release(ROLE)
 
-    async def _abandon(self, sighting: Sighting, lease: Lease) -> bool:
-        """Whether it was. Not where it was heard of since, or completed."""
-        watched = await self._database.read(rows.find, sighting.key)
-        if watched is None or watched.state != "open":
-            return False
-        now_ms, fence = self._clock.wall_ms(), Fence(lease.name, lease.epoch)
-        since_ms = watched.began_ms - STEP_MS_MAX
-        if await self._find(watched.tenant, watched.event_id, since_ms=since_ms) is not None:
-            # Its completion came through another door, perhaps so long ago that the dedupe window has forgotten it.
-            await self._database.write(_elsewhere, watched.key, now_ms, key=watched.session_id, fence=fence)
-            return False
-        change = partial(_abandoned, sighting=sighting, now_ms=now_ms)
+    async def _abandon_those(self, silent: Sequence[Sighting], lease: Lease) -> int:
+        """How many were. Not those that were completed since, or that were heard of."""
+        beats = {sighting.key: sighting.beat for sighting in silent}
+        watched = await self._database.read(rows.find_open, list(beats))
+        elsewhere = await self._completed_elsewhere(watched)
+        fence = Fence(lease.name, lease.epoch)
+        ends = [
+            self._settle(each, fence) if each.key in elsewhere else self._abandon(each, beats[each.key], fence)
+            for each in watched
+        ]
+        return sum(await _all(ends))
+
+    async def _completed_elsewhere(self, watched: Sequence[Watched]) -> set[Key]:
+        """Whose completion came through another door, perhaps so long ago that the dedupe window has forgotten it."""
+        places: dict[tuple[int, str], list[Watched]] = {}
+        for each in watched:
+            places.setdefault((self._database.partition_of(each.session_id), each.tenant), []).append(each)
+        found: set[Key] = set()
+        for (partition, tenant), those in places.items():
+            since_ms = min(each.began_ms for each in those) - STEP_MS_MAX
+            held = await self._find_all(partition, tenant, {each.event_id for each in those}, since_ms=since_ms)
+            found.update(each.key for each in those if each.event_id in held)
+        return found
+
+    async def _settle(self, watched: Watched, fence: Fence) -> bool:
+        await self._database.write(_elsewhere, watched.key, self._clock.wall_ms(), key=watched.session_id, fence=fence)
+        return False
+
+    async def _abandon(self, watched: Watched, beat: int, fence: Fence) -> bool:
+        now_ms = self._clock.wall_ms()
+        change = partial(_abandoned, key=watched.key, beat=beat, now_ms=now_ms)
         for event in (abandoned_event(watched, now_ms), bare_event(watched)):
-            taken = await self._take_if(sighting.key.tenant, event, change, source=SOURCE, fence=fence)
+            taken = await self._take_if(watched.tenant, event, change, source=SOURCE, fence=fence)
             if taken is None or taken.status != "invalid":
                 return taken is not None
             # Settings have changed since it was begun: what they refuse is in quarantine, whole.
@@ -183,8 +205,8 @@ def _elsewhere(tx: Tx, key: Key, now_ms: int) -> bool:
     return rows.end(tx, key, "completed", now_ms=now_ms)
 
 
-def _abandoned(tx: Tx, record: Record, *, sighting: Sighting, now_ms: int) -> bool:
-    return rows.end(tx, sighting.key, "abandoned", now_ms=now_ms, beat=sighting.beat)
+def _abandoned(tx: Tx, record: Record, *, key: Key, beat: int, now_ms: int) -> bool:
+    return rows.end(tx, key, "abandoned", now_ms=now_ms, beat=beat)
 
 
 async def _all(calls: Sequence[Coroutine[object, object, bool]]) -> list[bool]:
