@@ -161,6 +161,14 @@ destination_pauses = Table(
     Column("reason", Text, nullable=False),
 )
 
+destination_outages = Table(
+    "destination_outages",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
 keys = Table(
     "keys",
     metadata,

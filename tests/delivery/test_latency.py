@@ -28,3 +28,16 @@ def test_counts_and_mean() -> None:
     assert latency.count == 4
     assert 7.4 < latency.mean_ms() < 7.6
     assert latency.quantile_ms(0.1) < 0.002
+
+
+@given(st.lists(st.floats(0.01, 1e6), max_size=50), st.floats(0.01, 1e6))
+def test_a_bound_counts_what_surely_keeps_it(values: list[float], bound: float) -> None:
+    """None that is slower is counted at a bound, and all that are 5 % faster are; merging adds up."""
+    parts = [Latency(), Latency()]
+    for n, value in enumerate(values):
+        parts[n % 2].add(value)
+    whole = Latency.merged(parts)
+    (found,) = whole.at_most([bound])
+    surely = sum(value * 1.0501 <= bound for value in values)
+    assert surely <= found <= sum(value <= bound * 1.0001 for value in values)
+    assert whole.count == len(values)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import yaml
@@ -14,7 +18,9 @@ from tests.http.serving import Serving, event, serving
 from adjourn.http.metrics import NAMES, PROMETHEUS_TYPE
 from adjourn.http.views import DestinationStats, Metrics
 
-MONITOR = Path(__file__).parents[2] / "docs" / "howto" / "monitor.md"
+DOCS = Path(__file__).parents[2] / "docs"
+MONITOR = DOCS / "howto" / "monitor.md"
+RULES = DOCS / "deploy" / "alerts.yaml"
 
 
 def test_prometheus_text_parses_and_counts(any_server: Serving) -> None:
@@ -40,25 +46,119 @@ def test_metrics_are_documented() -> None:
     assert differences(NAMES, documented_names(page, section="Prometheus"), page=page) == []
     fields = {
         *Metrics.__struct_fields__,
-        *(f"destination_stats.*.{name}" for name in msgspec.structs.asdict(DestinationStats(0, 0, 0))),
+        *(f"destination_stats.*.{name}" for name in msgspec.structs.asdict(DestinationStats())),
     }
     assert differences(fields, documented_names(page, section="JSON"), page=page) == []
 
 
+def test_what_became_of_each_event_is_counted(any_database: str, tmp_path: Path) -> None:
+    """One destination takes all but one event, one is away, one is paused: both forms say so, and all adds up."""
+    (tmp_path / "file").write_text("in the way")
+    routing = {
+        "retry_delay_ms": 10,
+        "destinations": [
+            {"type": "logfile", "name": "good", "log_path": str(tmp_path / "out.jsonl"), "filter": "event_id != 'no'"},
+            {"type": "logfile", "name": "away", "log_path": str(tmp_path / "file" / "out.jsonl")},
+            {"type": "logfile", "name": "held", "log_path": str(tmp_path / "held.jsonl")},
+        ],
+    }
+    with serving(any_database, tmp_path, routing=routing) as server:
+        server.request("POST", "/v1/destinations/held/pause", json={"reason": "a move"})
+        server.post(b"\n".join([event("no"), *(event() for _ in range(9))]))
+        stats = until(
+            lambda: server.get("/v1/metrics").json()["destination_stats"],
+            lambda found: found["good"]["success"] == 9 and found["good"]["pending"] == 0 and found["away"]["retries"],
+        )
+        good, away, held = stats["good"], stats["away"], stats["held"]
+        assert (good["sent"], good["failure"], good["pending"], good["waiting"]) == (9, 0, 0, "")
+        assert good["p99_latency_ms"] >= good["p95_latency_ms"] > 0
+        assert good["average_latency_ms"] > 0
+        assert (away["success"], away["pending"]) == (0, 10)
+        assert away["retries"] > 0
+        assert away["oldest_pending_ms"] > 0
+        assert (held["paused"], held["waiting"], held["pending"]) == (True, "paused: a move", 10)
+        text = until(
+            lambda: samples(server.get("/metrics").text),
+            lambda found: found["adjourn_destination_events", "good", "delivered"] == 9,
+        )
+    assert text["adjourn_destination_events", "good", "filtered"] == 1
+    assert all(text["adjourn_destination_events", name, "difference"] == 0 for name in stats)
+    assert [text["adjourn_destination_waiting", name] for name in ("good", "away", "held")] == [0, 1, 1]
+    assert [text["adjourn_destination_paused", name] for name in ("good", "away", "held")] == [0, 0, 1]
+    assert text["adjourn_destination_gate", "good", "closed"] == 1
+    assert text["adjourn_destination_gate", "away", "open"] == 1
+    assert text["adjourn_destination_gate", "held", "paused"] == 1
+    assert text["adjourn_destination_oldest_seconds", "away"] > 0
+    assert text["adjourn_destination_success_total", "good"] == 9
+    assert text["adjourn_delivery_latency_seconds_count", "good"] == 9
+    assert text["adjourn_delivery_latency_seconds_bucket", "good", "+Inf"] == 9
+    assert text["adjourn_delivery_latency_seconds_bucket", "good", "86400.0"] == 9
+    assert text["adjourn_log_bytes",] > 0
+
+
+def until(look: Callable[[], Any], holds: Callable[[Any], object]) -> Any:
+    deadline = time.monotonic() + 60
+    while not holds(found := look()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    return found
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """By name and the values of the labels."""
+    families = text_string_to_metric_families(text)
+    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_labels_are_bounded(tmp_path: Path) -> None:
+    """Tenants, sessions and events leave no trace in the labels, and however many models are named, the text stays."""
+    with serving(f"sqlite:///{tmp_path}/a.db", tmp_path) as server:
+        bodies = [
+            json.dumps({"session": {"session_id": f"s{n}"}, "usage": {"model": f"odd-model-{n}", "input_tokens": 1}})
+            for n in range(2000)
+        ]
+        server.post("\n".join(bodies).encode())
+        text = server.get("/metrics").text
+    assert text.count("odd-model") <= 100
+    assert "acme" not in text
+    assert len(text) < 40_000
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"] for rule in group["rules"]]
+
+
 def test_the_rules_that_are_offered_name_metrics_that_are_there(tmp_path: Path) -> None:
-    """docs/howto/monitor.md: its blocks are YAML, and their expressions use names, labels and values of a server."""
-    blocks = re.findall(r"```yaml\n(.*?)```", MONITOR.read_text("utf-8"), re.DOTALL)
-    rules = [rule for block in blocks for group in yaml.safe_load(block).get("groups", []) for rule in group["rules"]]
-    assert len(rules) > 5
+    """docs/deploy/alerts.yaml: its expressions use names, labels and values that a server exports."""
     routing = {"destinations": [{"type": "logfile", "log_path": str(tmp_path / "out.jsonl")}]}
     with serving(f"sqlite:///{tmp_path}/a.db", tmp_path, routing=routing) as server:
+        server.post(b'{"session":{"session_id":"h"},"usage":{"model":"odd","input_tokens":1,"output_tokens":1}}')
+        until(lambda: server.get("/v1/metrics").json(), lambda found: found["events_routed_success"])
         served = list(text_string_to_metric_families(server.get("/metrics").text))
     labels: dict[str, dict[str, set[str]]] = {}
     for sample in (sample for family in served for sample in family.samples):
+        known = labels.setdefault(sample.name, {"instance": set(), "job": set()})
         for label, value in sample.labels.items():
-            labels.setdefault(sample.name, {}).setdefault(label, set()).add(value)
-    for rule in rules:
-        for name, selectors in re.findall(r"\b(adjourn_\w+)(?:\{(.*?)\})?", rule["expr"]):
-            assert name in NAMES, rule["alert"]
+            known.setdefault(label, set()).add(value)
+    assert len(rules()) > 10
+    for rule in rules():
+        named = re.findall(r"\b(adjourn_\w+)(?:\{(.*?)\})?", rule["expr"])
+        assert named or rule["alert"] == "AdjournDown"
+        for name, selectors in named:
+            assert name in labels, rule["alert"]
             for label, values in re.findall(r'(\w+)=~?"([^"]+)"', selectors):
                 assert set(values.split("|")) <= labels[name][label], rule["alert"]
+        for label in re.findall(r"by \(([^)]*)\)", rule["expr"]):
+            assert set(label.split(", ")) <= {known for name, _ in named for known in labels[name]}, rule["alert"]
+
+
+def test_each_rule_says_what_to_do_and_is_explained() -> None:
+    """Every alert has a severity, a summary and a remedy, and its row in docs/howto/monitor.md."""
+    page = MONITOR.read_text("utf-8")
+    assert {rule["alert"] for rule in rules()} == set(re.findall(r"^\| `(Adjourn\w+)`", page, re.MULTILINE))
+    for rule in rules():
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["remedy"]
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        assert yaml.safe_load(block)

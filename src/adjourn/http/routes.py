@@ -112,12 +112,12 @@ async def revoke_key(request: AnyRequest, key_id: FromPath[str]) -> None:
 
 @get("/v1/metrics", guards=[requires("metrics:read")], summary="Counts and latencies since the start")
 async def get_metrics(request: AnyRequest) -> Metrics:
-    return summary(node_of(request))
+    return await summary(node_of(request))
 
 
 @get("/metrics", guards=[requires("metrics:read")], media_type="text/plain", summary="The same, for Prometheus")
 async def get_prometheus(request: AnyRequest) -> Response[bytes]:
-    text = await prometheus_text(node_of(request))
+    text = await prometheus_text(node_of(request), request.app.state.streams)
     return Response(text, media_type=PROMETHEUS_TYPE)
 
 

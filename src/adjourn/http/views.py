@@ -165,9 +165,23 @@ class DestinationView(msgspec.Struct):
 
 
 class DestinationStats(msgspec.Struct):
-    sent: int
-    success: int
-    failure: int
+    """`sent`, `success`, `failure`, `retries` and the latencies are this process's, since its start; the rest is the
+    database's. `waiting`: why nothing is delivered now; empty when all is well."""
+
+    sent: int = 0
+    success: int = 0
+    failure: int = 0
+    retries: int = 0
+    waiting: str = ""
+    paused: bool = False
+    pending: int = 0
+    parked: int = 0
+    dead_lettered: int = 0
+    oldest_pending_ms: int = 0
+    """Age of the oldest event that is pending."""
+    average_latency_ms: float = 0.0
+    p95_latency_ms: float = 0.0
+    p99_latency_ms: float = 0.0
 
 
 class Metrics(msgspec.Struct):

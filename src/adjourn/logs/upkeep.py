@@ -116,6 +116,11 @@ async def retain(database: Database, clock: Clock, *, age_ms_max: int | None, by
     return deleted
 
 
+def size_bytes(reader: Reader) -> int:
+    """Of all blocks, as they are stored: compressed."""
+    return int(reader.rows("SELECT sum(length(body) + length(keys)) FROM log_blocks")[0][0] or 0)
+
+
 def _retain(tx: Tx, partition: int, now_ms: int, age_ms_max: int | None, bytes_max: int | None) -> int:
     """Bounded: at most `DELETE_BLOCKS` a transaction."""
     cursors = tx.rows(

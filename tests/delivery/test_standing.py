@@ -1,0 +1,80 @@
+"""How destinations stand, seen from outside the node that delivers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.faults.rigs import mapping, raw, settings_of
+
+from adjourn.delivery.standing import Standing, note_outage
+from adjourn.node import Node
+
+DEADLINE_S = 60
+
+
+def away(directory: Path) -> Node:
+    (directory / "file").write_text("in the way")
+    destination = {"type": "logfile", "name": "away", "log_path": str(directory / "file" / "out.jsonl")}
+    return Node(settings_of(mapping(directory, routing={"retry_delay_ms": 10, "destinations": [destination]})))
+
+
+async def until(node: Node, holds: Callable[[Standing], object]) -> Standing:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            (standing,) = await node.delivery.standings()
+            if holds(standing):
+                return standing
+            await asyncio.sleep(0.05)
+
+
+def test_an_outage_is_seen_from_outside_and_ends(tmp_path: Path) -> None:
+    """The node that delivers writes down why it cannot; it is gone as soon as it can, and the age with it."""
+
+    async def main() -> None:
+        async with away(tmp_path) as node:
+            await node.ingest.take("acme", [raw("s1"), raw("s2")], source="test")
+            standing = await until(node, lambda it: it.outage)
+            assert "a part of log_path is a file" in standing.outage
+            assert standing.waiting == standing.outage
+            assert standing.outage_ms is not None
+            assert standing.balance.pending == 2
+            found = await node.log.read(0, 0, count=1)
+            assert standing.oldest_ms == found.events[0].received_ms
+            (tmp_path / "file").unlink()
+            standing = await until(node, lambda it: not it.outage and not it.balance.pending)
+            assert (standing.waiting, standing.oldest_ms, standing.behind) == ("", None, ())
+
+    asyncio.run(main())
+
+
+def test_what_an_earlier_node_wrote_down_does_not_stay(tmp_path: Path) -> None:
+    """A node that was killed in an outage leaves its reason; the next one that can deliver clears it."""
+
+    async def main() -> None:
+        (tmp_path / "sub").mkdir()
+        async with away(tmp_path / "sub") as node:
+            (tmp_path / "sub" / "file").unlink()
+            await node.database.write(note_outage, "away", "of an earlier node", 1)
+            await node.delivery.stop(5)
+        async with Node(node.settings) as node:
+            assert (await until(node, lambda it: not it.outage)).outage_ms is None
+
+    asyncio.run(main())
+
+
+def test_the_beginning_of_an_outage_stays(tmp_path: Path) -> None:
+    """Where only the reason changes, it has lasted as long as before; a pause is said first."""
+
+    async def main() -> None:
+        async with away(tmp_path) as node:
+            await node.delivery.pause("away", "a move")
+            await node.delivery.stop(5)  # it would clear what is written here
+            await node.database.write(note_outage, "away", "one", 1)
+            await node.database.write(note_outage, "away", "another", 2)
+            standing = await until(node, lambda it: it.outage == "another")
+            assert standing.outage_ms == 1
+            assert standing.waiting == "paused: a move"
+
+    asyncio.run(main())
