@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import socket
@@ -36,6 +37,8 @@ def judged(event_id: str) -> Judged:
     """Sessions of which receivers refuse an event, and over which they break."""
     if event_id.endswith("-3.0"):
         return "bad"
+    if event_id in ("s0-5-1.1", "s0-9-4.0", "s0-9-2.2"):
+        return "cuts"
     return "breaks" if "s1-7-" in event_id and event_id.endswith("-2.1") else "fine"
 
 
@@ -121,11 +124,23 @@ def test_after_any_trouble_every_event_is_in_one_place(
     assert found["dead_lettered"] > 0
 
 
+async def trickle(node: Node) -> None:
+    for number in itertools.count():
+        one = {"event_id": f"other-{number}", "session": {"session_id": f"other-{number}"}}
+        await node.ingest.take("default", [json.dumps(one).encode()], source="test")
+        await asyncio.sleep(0.1)
+
+
 async def judgement(
     mapped: dict[str, object], directory: Path, receiver: UnreliableReceiver
 ) -> tuple[list[str], dict[str, int]]:
     async with Node(settings_of(mapped)) as node:
+        # An event that breaks its receiver is told from an outage by others that pass.
+        others = asyncio.create_task(trickle(node))
         async with asyncio.timeout(120):
+            await node.delivery.drained()
+            others.cancel()
+            await asyncio.gather(others, return_exceptions=True)
             await node.delivery.drained()
         with closing(sqlite3.connect(directory / "out.db")) as connection:
             rows = [str(row[0]) for row in connection.execute("SELECT event_id FROM session_completions")]

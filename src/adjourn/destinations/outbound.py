@@ -34,6 +34,8 @@ ANSWER_BYTES_MAX = 65_536
 EXCERPT_BYTES = 1_000
 # Shorter than the usual minute of load balancers: who closes first does not send into a closed connection.
 KEEPALIVE_S = 50
+_NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""Whatever else goes wrong may be the receiver's answer to what it was sent: some break over one event."""
 LARGE_BYTES = 1_000_000
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -196,8 +198,9 @@ class Outbound:
             return DestinationOutage(f"{self.where} is not connected to: {cause}; {remedy}")
         if isinstance(error, TimeoutError):
             fact = f"{self.where} has not answered within {self._timeout_s:g} s"
-            return DestinationOutage(f"{fact}; let it answer before it does its work, or raise timeout_ms")
-        return DestinationOutage(f"{self.where} {_fact_and_remedy(error)}")
+            remedy = "let it answer before it does its work, or raise timeout_ms"
+            return DestinationOutage(f"{fact}; {remedy}", answered=not isinstance(error, _NOT_REACHED))
+        return DestinationOutage(f"{self.where} {_fact_and_remedy(error)}", answered=not isinstance(error, _NOT_REACHED))
 
 
 class _Connector(aiohttp.TCPConnector):

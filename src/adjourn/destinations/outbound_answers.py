@@ -26,6 +26,8 @@ RETRY_AFTER_MS_MAX = 24 * 3_600_000
 EXCERPT_CHARACTERS = 200
 
 _BUSY = frozenset({408, 425, 429, 502, 503, 504, 507, *range(520, 540)})
+_BEHIND_A_PROXY = frozenset({502, 504})
+"""What a proxy says of a receiver that broke or hung, perhaps over the event."""
 _REMEDIES = {
     401: "give credentials that it takes in headers, or the secret that it verifies with in signing_secrets",
     402: "settle the account that it bills",
@@ -68,7 +70,7 @@ def judge(where: str, answer: Answer, now_ms: int) -> Verdict:
     wait_ms = retry_after_ms(answer, now_ms)
     if status in _BUSY:
         remedy = "it is away or asks to slow down; its events wait"
-        return DestinationOutage(f"{fact}; {remedy}", retry_after_ms=wait_ms)
+        return DestinationOutage(f"{fact}; {remedy}", retry_after_ms=wait_ms, answered=status in _BEHIND_A_PROXY)
     if status in _REMEDIES:
         return DestinationOutage(f"{fact}; {_REMEDIES[status]}", retry_after_ms=wait_ms)
     if 400 <= status < 500:

@@ -35,12 +35,12 @@ TROUBLES: tuple[Trouble, ...] = (
 )
 CHANGE_EVERY_S = 0.1
 
-Judged = Literal["fine", "bad", "breaks"]
+Judged = Literal["fine", "bad", "breaks", "cuts"]
 
 
 class UnreliableReceiver:
-    """`ids_of(body)`: the ids of the events in a request. `judged(event_id)`: `bad` is answered 400 and `breaks` 500,
-    for the whole request that holds one."""
+    """`ids_of(body)`: the ids of the events in a request. `judged(event_id)`: `bad` is answered 400, `breaks` 500 and
+    `cuts` not at all, for the whole request that holds one."""
 
     def __init__(
         self,
@@ -103,6 +103,8 @@ class UnreliableReceiver:
         if trouble == "redirect":
             return web.Response(status=302, headers={"Location": "http://169.254.169.254/latest/meta-data/"})
         verdicts = {self._judged(one) for one in ids}
+        if "cuts" in verdicts:
+            return self._cut(request)
         if "breaks" in verdicts:
             return web.Response(status=500)
         if "bad" in verdicts:
