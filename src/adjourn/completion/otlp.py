@@ -15,7 +15,8 @@ import msgspec
 
 MAPPING_VERSION: Final = 1
 TEXT_LENGTH_MAX: Final = 512
-COUNT_MAX: Final = 2**53
+COUNT_MAX: Final = 2**38
+"""Of tokens in one span, so that the sum over a trace is still a count."""
 TIME_NS_MAX: Final = 2**63
 
 Value = str | int | float | bool
@@ -141,6 +142,8 @@ class Usage(msgspec.Struct, array_like=True, omit_defaults=True):
 class About(msgspec.Struct, array_like=True, omit_defaults=True):
     """What a completion says of an agent's run besides its usage."""
 
+    first: bool
+    """It is the first span of its trace: nothing at all is above it."""
     session: str = ""
     """As the span names it; runs may share it."""
     user: str = ""
@@ -277,6 +280,7 @@ def _about(span: Span) -> About:
     error = _text(attributes, ERROR)
     environment = _text(span.resource, RESOURCE_ATTRIBUTES[1:])
     return About(
+        not span.parent_id,
         _text(attributes, SESSION),
         _text(attributes, USER),
         _text(attributes, AGENT),

@@ -27,11 +27,11 @@ def event_id_of(trace_id: str, span_id: str, amendment: int = 0) -> str:
 def session_id_of(trace_id: str, run: Run) -> str:
     """A session of its own for every run: frameworks give one `session.id` to all turns of a conversation, and whether
     another turn follows cannot be known. The trace's id alone where the run is the whole trace."""
-    node = run.node
-    name = node.about.session[:NAME_LENGTH_MAX] if node.about else ""
-    if name:
-        return f"{name}:{node.span_id}"
-    return f"{trace_id}:{node.span_id}" if node.parent else trace_id
+    node, about = run.node, run.node.about
+    assert about is not None
+    if about.session:
+        return f"{about.session[:NAME_LENGTH_MAX].strip()}:{node.span_id}"
+    return trace_id if about.first else f"{trace_id}:{node.span_id}"
 
 
 def event_of(trace_id: str, run: Run, price: Price) -> bytes:

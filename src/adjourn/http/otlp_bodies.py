@@ -228,7 +228,7 @@ class _Any(msgspec.Struct):
 
 class _KeyValue(msgspec.Struct):
     key: str = ""
-    value: msgspec.Raw | None = None
+    value: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Resource(msgspec.Struct):
@@ -271,7 +271,8 @@ class _Span(msgspec.Struct):
 
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_span = msgspec.json.Decoder(_Span).decode
-_decode_value = msgspec.json.Decoder(_Any).decode
+_decode_value = msgspec.json.Decoder(_Any | None).decode
+_NOTHING = _Any()
 
 
 def _from_json(body: bytes) -> Iterator[Span | str]:
@@ -310,9 +311,9 @@ def _values(attributes: Iterable[_KeyValue], wanted: Container[str]) -> dict[str
     """Raises ValueError, RecursionError."""
     values: dict[str, Value] = {}
     for attribute in attributes:
-        if attribute.key not in wanted or attribute.value is None:
+        if attribute.key not in wanted:
             continue
-        it = _decode_value(attribute.value)
+        it = _decode_value(attribute.value) or _NOTHING
         if it.stringValue is not None:
             values[attribute.key] = it.stringValue[:TEXT_LENGTH_MAX]
         for value in (it.boolValue, it.intValue, it.doubleValue):
