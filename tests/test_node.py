@@ -118,7 +118,7 @@ def test_a_disabled_destination_gets_its_backlog_when_it_is_enabled(tmp_path: Pa
 
 
 def test_a_type_that_cannot_be_delivered_to_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    """Such a type loads as a setting; a node with an enabled one refuses to open, with the remedy, and makes no file."""
+    """Such settings load; a node with an enabled one refuses to open, with the remedy, and makes no file."""
     destination = {"type": "analytics", "url": "https://example.com/hook"}
     node = Node(settings_of(mapping(tmp_path, routing={"destinations": [destination]})))
     with pytest.raises(ConfigInvalid, match="enabled: false"):

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+
 from tests.cli.conftest import Run
 
 DAY_MS = 86_400_000
@@ -22,8 +23,8 @@ def letters(database: Path) -> Path:
             body = json.dumps({"event_id": f"e{n}", "session": {"session_id": f"s{n}"}}).encode()
             tenant = "other" if n % 2 else "default"
             connection.execute(
-                "INSERT INTO held_events VALUES ('hook', 0, ?, 'dead', ?, ?, ?, 1, NULL, '', 'http_400', 'no\tgood', 1, "
-                "?, 0, ?)",
+                "INSERT INTO held_events VALUES "
+                "('hook', 0, ?, 'dead', ?, ?, ?, 1, NULL, '', 'http_400', 'no\tgood', 1, ?, 0, ?)",
                 (n, tenant, f"s{n}", f"e{n}", 1_700_000_000_000 + n * DAY_MS, body),
             )
     return database

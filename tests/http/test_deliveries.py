@@ -135,7 +135,7 @@ def test_many_dead_letters_are_dealt_with_at_once(rig: Rig) -> None:
 
 
 def test_a_paused_destination_keeps_its_backlog(rig: Rig) -> None:
-    """Paused, it gets nothing while the others go on, says why, and stays paused over a restart; resumed, it gets all."""
+    """Paused, it gets nothing while the others go on, says why, and stays so over a restart; resumed, it gets all."""
     until(lambda: rig.balance("file")["waiting"] == "")
     assert rig.call("POST", "/v1/destinations/file/pause", {"reason": "moving house"})["status"] == "paused"
     rig.send("a", "b")
@@ -166,8 +166,8 @@ def test_a_destination_is_tried_on_demand(rig: Rig) -> None:
 
 @pytest.mark.parametrize("how", ["signal", "call"])
 def test_settings_are_reloaded_whole_or_not_at_all(rig: Rig, how: str) -> None:
-    """A destination is added, another is taken out, the third goes on undisturbed; settings that are wrong, or that need
-    a restart, change nothing and say so."""
+    """A destination is added, another is taken out, the third goes on undisturbed; settings that are wrong, or need a
+    restart, change nothing and say so."""
     until(lambda: rig.balance("file")["waiting"] == "")
     changed = json.loads(json.dumps(SETTINGS))
     changed["routing"]["destinations"][0] = {"name": "second", "type": "logfile", "log_path": "second.jsonl"}

@@ -200,7 +200,8 @@ class Outbound:
             fact = f"{self.where} has not answered within {self._timeout_s:g} s"
             remedy = "let it answer before it does its work, or raise timeout_ms"
             return DestinationOutage(f"{fact}; {remedy}", answered=not isinstance(error, _NOT_REACHED))
-        return DestinationOutage(f"{self.where} {_fact_and_remedy(error)}", answered=not isinstance(error, _NOT_REACHED))
+        answered = not isinstance(error, _NOT_REACHED)
+        return DestinationOutage(f"{self.where} {_fact_and_remedy(error)}", answered=answered)
 
 
 class _Connector(aiohttp.TCPConnector):
