@@ -70,7 +70,7 @@ class RoutingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
         return default if destination.batch_size is None else destination.batch_size
 
     def timeout_ms_of(self, destination: DestinationSettings) -> int:
-        default = 60_000 if destination.type == "database" else 15_000
+        default = 60_000 if destination.type in ("database", "upstream") else 15_000
         return default if destination.timeout_ms is None else destination.timeout_ms
 
 
