@@ -117,11 +117,11 @@ def test_a_disabled_destination_gets_its_backlog_when_it_is_enabled(tmp_path: Pa
     asyncio.run(run())
 
 
-def test_a_type_that_cannot_be_delivered_to_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_destination_that_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> None:
     """Such settings load; a node with an enabled one refuses to open, with the remedy, and makes no file."""
-    destination = {"type": "analytics", "url": "https://example.com/hook"}
+    destination = {"type": "logfile", "log_path": str(tmp_path / "out"), "transform": "billing_v99"}
     node = Node(settings_of(mapping(tmp_path, routing={"destinations": [destination]})))
-    with pytest.raises(ConfigInvalid, match="enabled: false"):
+    with pytest.raises(ConfigInvalid, match="billing_v1"):
         asyncio.run(node.open())
     asyncio.run(node.close())
     assert list(tmp_path.iterdir()) == []
