@@ -53,7 +53,7 @@ clean:
 
 # What the server needs, and no more: whoever types `make run` is waiting.
 .venv/.run: .venv/.ready pyproject.toml constraints.txt
-	@$(PIP) -e .
+	@$(PIP) -e '.[cel]'
 	@touch $@
 
 # pyright runs on Node.js; where there is none, PyPI has it as a wheel.
