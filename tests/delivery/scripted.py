@@ -75,7 +75,7 @@ class Judging(Scripted):
 
 @asynccontextmanager
 async def delivering(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, destination: Scripted, **channel: object
+    directory: Path, monkeypatch: pytest.MonkeyPatch, destination: Scripted, *, url: str = "", **channel: object
 ) -> AsyncGenerator[Node]:
     """A node that delivers to `destination` as `scripted`, with the channel's options over quick ones."""
     options = {"delay_ms": 1, "delay_ms_max": 5, **channel}
@@ -89,7 +89,7 @@ async def delivering(
     options.pop("drop_after_ms", None)
     one = {**drop, "type": "logfile", "name": "scripted", "log_path": str(directory / "unused")}
     log = {"retention_days": 1000} if drop else {}
-    async with Node(settings_of(mapping(directory, routing={"destinations": [one]}, log=log))) as node:
+    async with Node(settings_of(mapping(directory, url, routing={"destinations": [one]}, log=log))) as node:
         yield node
 
 

@@ -153,7 +153,14 @@ class Follower:
                 return False
             sent = ended
         done = settlement(
-            self._channel, self._partition, piece, routed, sent, now_ms=self._clock.wall_ms(), draw=random.random()
+            self._channel,
+            self._partition,
+            cursor,
+            piece,
+            routed,
+            sent,
+            now_ms=self._clock.wall_ms(),
+            draw=random.random(),
         )
         await self._settled()
         self._parked.add(done.held)  # at once: the next stretch must not overtake them

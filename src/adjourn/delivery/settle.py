@@ -28,14 +28,19 @@ _KINDS: dict[Fate, str] = {"d": "delivered", "f": "filtered", "s": "sampled_out"
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of one partition that a destination is done with, up to `next_offset`."""
+    """A stretch of one partition, [first_offset, next_offset), that a destination is done with."""
 
     partition: int
+    first_offset: int
     next_offset: int
     delivered: Sequence[StoredEvent]
     held: Sequence[Held]
     counts: dict[str, int]
     record: Record | None
+
+
+class Superseded(Exception):
+    """What was to be settled has been settled already: by a write whose outcome was not known."""
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -48,8 +53,9 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 def settlement(
-    channel: Channel, partition: int, piece: Slice, routed: Routed, sent: Sent, *, now_ms: int, draw: float
+    channel: Channel, partition: int, cursor: int, piece: Slice, routed: Routed, sent: Sent, *, now_ms: int, draw: float
 ) -> Settlement:
+    """What became of a piece of the log that begins at `cursor`. What is missing between the two was deleted."""
     judged: dict[int, Refusal] = {refusal.index: refusal for refusal in sent.refused}
     if sent.set_aside:
         aside = [Refusal(i, SET_ASIDE, sent.set_aside, permanent=False) for i in range(len(routed.wanted))]
@@ -73,12 +79,14 @@ def settlement(
     for lost in piece.lost:
         fate_at.update(dict.fromkeys(range(lost.first_offset, lost.first_offset + lost.count), "l"))
     tally = Counter(fate_at.values())
+    counts = {kind: tally[letter] for letter, kind in _KINDS.items() if tally[letter]}
     return Settlement(
         partition=partition,
+        first_offset=cursor,
         next_offset=piece.next_offset,
         delivered=delivered,
         held=kept,
-        counts={kind: tally[letter] for letter, kind in _KINDS.items() if tally[letter]},
+        counts={**counts, "expired": piece.next_offset - cursor - tally.total()},
         record=_record(channel.name, partition, fate_at, sent, now_ms),
     )
 
@@ -111,11 +119,32 @@ def delay_ms(channel: Channel, attempt: int, draw: float) -> int:
 
 
 def settle(tx: Tx, log: Log, name: str, settlement: Settlement, last: Record | None) -> None:
-    """Everything at once: what is held, the counts, the record, and the cursor."""
+    """Everything at once: what is held, the counts, the record, and the cursor. Where retention has moved the cursor
+    meanwhile (`drop_after_ms`), what it counted as expired here is not. Raises Superseded."""
+    moved_to = _moved_to(tx, name, settlement)
     held.hold(tx, settlement.held)
     if settlement.record is not None:
         records.write(tx, last, settlement.record)
-    log.advance(tx, consumer_of(name), settlement.partition, settlement.next_offset, settlement.counts)
+    passed = min(moved_to, settlement.next_offset) - settlement.first_offset
+    counts = {**settlement.counts, "expired": settlement.counts.get("expired", 0) - passed}
+    following = max(moved_to, settlement.next_offset)
+    log.advance(tx, consumer_of(name), settlement.partition, following, counts)
+
+
+def _moved_to(tx: Tx, name: str, settlement: Settlement) -> int:
+    """Where the cursor is: at the beginning of the stretch, or farther, but no farther than retention has deleted."""
+    lock = "" if tx.dialect == "sqlite" else " FOR UPDATE"  # retention moves it, maybe on another node
+    rows = tx.rows(
+        f"SELECT next_offset FROM cursors WHERE consumer = ? AND partition = ?{lock}",
+        (consumer_of(name), settlement.partition),
+    )
+    cursor = int(rows[0][0] or 0) if rows else settlement.first_offset
+    if cursor == settlement.first_offset:
+        return cursor
+    tail = tx.rows("SELECT tail_offset FROM log_heads WHERE partition = ?", (settlement.partition,))[0][0]
+    if not settlement.first_offset < cursor <= int(tail or 0):
+        raise Superseded(f"the cursor of '{name}' is at {cursor} and not at {settlement.first_offset} any more")
+    return cursor
 
 
 def settle_retried(tx: Tx, before: Sequence[Held], after: Sequence[Held | None], began_ms: int, now_ms: int) -> None:

@@ -167,8 +167,13 @@ def _held(cursors: Sequence[tuple[object, ...]], end: int, age_ms: int) -> bool:
 
 
 def _expire(tx: Tx, partition: int, cursors: Sequence[tuple[object, ...]], end: int) -> None:
+    lock = "" if tx.dialect == "sqlite" else " FOR UPDATE"  # another node may be moving it
     for consumer, position, _ in cursors:
-        missed = end - int(str(position))
+        if int(str(position)) >= end:
+            continue
+        place = "consumer = ? AND partition = ?"
+        now = tx.rows(f"SELECT next_offset FROM cursors WHERE {place}{lock}", (str(consumer), partition))
+        missed = end - int(now[0][0] or 0)
         if missed > 0:
             tx.run(
                 "UPDATE cursors SET next_offset = ? WHERE consumer = ? AND partition = ?",
