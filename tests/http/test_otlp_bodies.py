@@ -61,6 +61,9 @@ def request() -> ExportTraceServiceRequest:
         span.attributes.add(key=name).value.CopyFrom(value)
     span.attributes.add(key="gen_ai.conversation.id").value.array_value.values.add(string_value="no text")
     span.events.add(name="exception", time_unix_nano=5).attributes.add(key="session.id").value.string_value = "no"
+    exception = span.events.add(name="exception", time_unix_nano=6)
+    exception.attributes.add(key="exception.stacktrace").value.string_value = "much"
+    exception.attributes.add(key="exception.type").value.string_value = "RateLimitError"
     span.links.add(trace_id=b"x" * 16, span_id=b"y" * 8)
     return whole
 
@@ -98,6 +101,7 @@ def test_both_encodings_say_the_same(kind: str, body: bytes) -> None:
                 "operation.cost": 0.25,
                 "error.type": ("Zoë" * 1000)[:TEXT_LENGTH_MAX],
                 "gen_ai.agent.name": True,
+                "exception.type": "RateLimitError",
             },
             resource={"service.name": "bot"},
             scope="agents/1.2",

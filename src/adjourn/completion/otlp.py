@@ -54,7 +54,9 @@ USER = ("user.id", "enduser.id", f"{_TRACELOOP_PROPERTY}user_id", "langfuse.user
 MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "embedding.model_name", "model_name")
 PROVIDER = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
 AGENT = ("gen_ai.agent.name", "agent_name", "gen_ai.workflow.name", "agent.name", "traceloop.entity.name")
-ERROR = ("error.type",)
+EXCEPTION = "exception.type"
+ERROR = ("error.type", EXCEPTION)
+"""The second is an attribute of a span's event `exception`, and handed on by the door as if it were the span's own."""
 COST = ("operation.cost", "llm.cost.total", "gen_ai.usage.cost")
 """USD. Not in the conventions; of pydantic-ai, OpenInference, OpenLIT."""
 COUNTS: Mapping[str, tuple[str, ...]] = {

@@ -94,10 +94,7 @@ class Traces:
         TooBusy, Unavailable, StorageFull: then the same call may be made again."""
         told = Told(len(refused), list(refused))
         news = await self._read(spans, told)
-        with_nodes = any(it.nodes for it in news.values())
         kept = await self._database.read(otlp_rows.load, tenant, list(news)) if news else {}
-        if with_nodes:
-            await self._load_prices()
         work = [(trace_id, it) for trace_id, it in news.items() if it.nodes or trace_id in kept]
         for start in range(0, len(work), TRACES_AT_ONCE):
             part = work[start : start + TRACES_AT_ONCE]
@@ -143,9 +140,12 @@ class Traces:
     async def _settle(self, tenant: str, trace_id: str, kept: Kept, before: bytes, told: Told) -> bool:
         """Write a trace as it is now, with the events of its runs that have news. False: its row has changed since it
         was read; what was written stands, and the rest is to be done again."""
-        tree = Tree(kept.trace, self._price)
+        tree = Tree(kept.trace)
         now_ms = self._clock.wall_ms()
         waited = kept.due_ms is not None and kept.due_ms <= now_ms
+        if any(_told_now(run, waited) for run in tree.runs):
+            await self._load_prices()
+            tree = Tree(kept.trace, self._price)
         groups = await self._events(tenant, trace_id, [run for run in tree.runs if _told_now(run, waited)], told)
         waits = any(not run.known and not run.node.done and not run.node.refused for run in tree.runs) and not waited
         due_ms = kept.heard_ms + self._settings.parent_wait_ms if waits else None
@@ -237,7 +237,6 @@ class Traces:
         """Tell of the runs that have waited long enough for what may be above them."""
         due = await self._database.read(otlp_rows.due, self._clock.wall_ms(), DUE_AT_ONCE)
         for tenant, trace_id in due:
-            await self._load_prices()
             await self._take(tenant, trace_id, _News(), await self._kept(tenant, trace_id), Told())
 
     async def _kept(self, tenant: str, trace_id: str) -> Kept | None:

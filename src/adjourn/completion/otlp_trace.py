@@ -159,7 +159,8 @@ class _Part(msgspec.Struct):
 class Tree:
     """What a trace means as far as it is here."""
 
-    def __init__(self, trace: Trace, price: Price) -> None:
+    def __init__(self, trace: Trace, price: Price | None = None) -> None:
+        """Without `price` nothing costs anything, which does not matter to what is news."""
         self._nodes = trace.nodes
         self._price = price
         self._below: dict[str, list[Node]] = {}
@@ -254,7 +255,7 @@ class Tree:
 
     def _total(self, model: str, end_ns: int, usage: Usage) -> Total:
         cost, sent = usage.cost_nanousd, usage.cost_nanousd is not None
-        if cost is None and model:
+        if cost is None and model and self._price is not None:
             cost = self._price(model, end_ns, usage)
         return Total(
             1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import get_args
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
@@ -35,6 +36,7 @@ NAMES = {
     "adjourn_events_total": "Events received by this process, by what became of them.",
     "adjourn_events_unpriced_total": "Accepted or duplicate events whose cost neither sender nor price table knew.",
     "adjourn_unknown_models_total": "Events that named a model the price table does not know, by model.",
+    "adjourn_otlp_spans_total": "Spans received by this process, by what became of them.",
     "adjourn_write_queue_events": "Events that wait to be written.",
     "adjourn_write_queue_events_max": "How many may wait before senders are told to come back.",
     "adjourn_dedupe_window_entries": "Identities in the dedupe window.",
@@ -144,11 +146,13 @@ def _gauge(name: str, labels: list[str], values: Values) -> Metric:
 def _ingest(node: Node) -> list[Metric]:
     counters, health = node.ingest.counters, node.database.health()
     statuses = ("accepted", "duplicate", "conflict", "invalid")
+    spans: dict[str, int] = msgspec.structs.asdict(node.traces.counters)
     return [
         _gauge("adjourn_info", ["version"], {(__version__,): 1}),
         _counter("adjourn_events_total", ["status"], {(status,): getattr(counters, status) for status in statuses}),
         _counter("adjourn_events_unpriced_total", [], {(): counters.unpriced}),
         _counter("adjourn_unknown_models_total", ["model"], _few(node.prices.unknown_models)),
+        _counter("adjourn_otlp_spans_total", ["fate"], {(fate,): count for fate, count in spans.items()}),
         _gauge("adjourn_write_queue_events", [], {(): health.waiting_events}),
         _gauge("adjourn_write_queue_events_max", [], {(): health.queue_events_max}),
     ]

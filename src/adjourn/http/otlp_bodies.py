@@ -1,8 +1,9 @@
 """OTLP's request and answer for traces, in its two encodings: protobuf and JSON. Pure, and bounded.
 
 Protobuf is read here, by field numbers of opentelemetry-proto 1.x, because so little of it is wanted: attributes that
-the mapping does not know, events and links are passed over unread. For a batch of 512 spans that is 12 ms; the C
-library takes 3 ms, 4 MB more, and pins on protobuf that collide with other programs'.
+the mapping does not know, links and most events are passed over unread. Measured with 512
+spans of 15 attributes: 18 ms where the C library takes 6 ms, 4 MB more, and pins on protobuf that collide with other
+programs'.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 
 import msgspec
 
-from adjourn.completion.otlp import RESOURCE_ATTRIBUTES, SPAN_ATTRIBUTES, TEXT_LENGTH_MAX, TIME_NS_MAX, Span, Value
+from adjourn.completion.otlp import (
+    EXCEPTION,
+    RESOURCE_ATTRIBUTES,
+    SPAN_ATTRIBUTES,
+    TEXT_LENGTH_MAX,
+    TIME_NS_MAX,
+    Span,
+    Value,
+)
 from adjourn.errors import BodyInvalid
 from adjourn.http import bodies
 
@@ -158,6 +167,7 @@ def _scope_spans(body: bytes, start: int, end: int, resource: Mapping[str, Value
 def _span(body: bytes, start: int, end: int, resource: Mapping[str, Value], scope: str) -> Span | str:
     ids, times, flags, error = ["", "", ""], [0, 0], 0, False
     attributes: dict[str, Value] = {}
+    events: list[Bounds] = []
     for number, first, last in _fields(body, start, end):
         if last < 0:
             continue
@@ -167,15 +177,22 @@ def _span(body: bytes, start: int, end: int, resource: Mapping[str, Value], scop
             ids[_IDS[number]] = body[first:last].hex()
         elif number in (7, 8):
             times[number - 7] = int.from_bytes(body[first:last], "little")
+        elif number == 11:
+            events.append((first, last))
         elif number == 16:
             flags = int.from_bytes(body[first:last], "little")
         elif number == 15:
             error = any(inner == 3 and at == _STATUS_ERROR for inner, at, _ in _fields(body, first, last))
+    for first, last in events if error else ():
+        for inner, at, to in _fields(body, first, last):
+            if inner == 3 and to >= 0:
+                _attribute(body, at, to, attributes, _EVENT_KEYS)
     return _checked(ids[0], ids[1], ids[2], times[0], times[1], flags, error, attributes, resource, scope)
 
 
 _IDS = {1: 0, 2: 1, 4: 2}
 _SPAN_KEYS = {name.encode(): name for name in SPAN_ATTRIBUTES}
+_EVENT_KEYS = {EXCEPTION.encode(): EXCEPTION}
 _RESOURCE_KEYS = {name.encode(): name for name in RESOURCE_ATTRIBUTES}
 
 
@@ -258,6 +275,10 @@ class _Status(msgspec.Struct):
     code: int | str | None = None
 
 
+class _Event(msgspec.Struct):
+    attributes: list[_KeyValue] | None = None
+
+
 class _Span(msgspec.Struct):
     traceId: str = ""
     spanId: str = ""
@@ -265,6 +286,7 @@ class _Span(msgspec.Struct):
     startTimeUnixNano: int | str | None = None
     endTimeUnixNano: int | str | None = None
     attributes: list[_KeyValue] | None = None
+    events: list[_Event] | None = None
     status: _Status | None = None
     flags: int | None = None
 
@@ -299,10 +321,12 @@ def _from_json_span(raw: msgspec.Raw, resource: Mapping[str, Value], scope: str)
     try:
         span = _decode_span(raw)
         attributes = _values(span.attributes or (), SPAN_ATTRIBUTES)
+        error = span.status is not None and span.status.code in (_STATUS_ERROR, "STATUS_CODE_ERROR")
+        for event in (span.events or ()) if error else ():
+            attributes |= _values(event.attributes or (), (EXCEPTION,))
         start, end = _time(span.startTimeUnixNano), _time(span.endTimeUnixNano)
-    except (ValueError, RecursionError) as error:
-        return f"a span cannot be read ({str(error)[:200]}); send it as OTLP has it"
-    error = span.status is not None and span.status.code in (_STATUS_ERROR, "STATUS_CODE_ERROR")
+    except (ValueError, RecursionError) as why:
+        return f"a span cannot be read ({str(why)[:200]}); send it as OTLP has it"
     ids = span.traceId.lower(), span.spanId.lower(), (span.parentSpanId or "").lower()
     return _checked(*ids, start, end, span.flags or 0, error, attributes, resource, scope)
 
