@@ -12,7 +12,20 @@ from typing import Annotated
 
 import typer
 
-from adjourn.cli import capture, config, db, dead_letters, destinations, gateway, keys, quarantine, serve, transforms
+from adjourn.cli import (
+    capture,
+    config,
+    db,
+    dead_letters,
+    destinations,
+    gateway,
+    keys,
+    quarantine,
+    serve,
+    status,
+    tap,
+    transforms,
+)
 from adjourn.errors import AdjournError
 from adjourn.version import __version__
 
@@ -27,6 +40,8 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("capture")(capture.capture)
 app.command("gateway")(gateway.gateway)
+app.command("status")(status.status)
+app.command("tap")(tap.tap)
 app.add_typer(config.app)
 app.add_typer(db.app)
 app.add_typer(dead_letters.app)

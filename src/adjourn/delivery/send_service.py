@@ -63,6 +63,8 @@ class Sender:
         except BaseException:
             self.gate.probing_until_ms = 0.0  # a probe that has failed, or was cut off, lets another one go
             raise
+        if self.gate.reason:
+            _log.info("destination_back", destination=self.channel.name)
         self.gate.taken()
         self.stats.waiting = self.gate.waiting
         self._wake()

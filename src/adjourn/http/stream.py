@@ -16,16 +16,14 @@ from litestar import Request, get
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from adjourn.clock import rfc3339
 from adjourn.delivery.feed import Gap
 from adjourn.delivery.feed_service import Feed, Item, Source
 from adjourn.delivery.transform import shaping_of
 from adjourn.errors import AdjournError, Unavailable
 from adjourn.eventlog import get_logger
-from adjourn.events import StoredEvent
 from adjourn.http import sse
 from adjourn.http.auth import caller_of, node_of, requires
-from adjourn.http.views import usd
+from adjourn.http.views import StreamedEvent
 from adjourn.node import Node
 
 HEARTBEAT_S = 15.0
@@ -39,30 +37,6 @@ COME_BACK_MS = 2_000
 
 _log = get_logger("adjourn.http")
 _encode = msgspec.json.Encoder().encode
-
-
-class StreamedEvent(msgspec.Struct):
-    """An event as it was sent, and what Adjourn knows of it."""
-
-    event: msgspec.Raw
-    tenant: str
-    partition: int
-    offset: int
-    received_at: str
-    cost_usd: str | None
-    price_ref: str
-
-    @classmethod
-    def of(cls, event: StoredEvent) -> StreamedEvent:
-        return cls(
-            msgspec.Raw(event.body),
-            event.tenant,
-            event.partition,
-            event.offset,
-            rfc3339(event.received_ms),
-            None if event.cost_nanousd is None else usd(event.cost_nanousd),
-            event.price_ref,
-        )
 
 
 class Streams:

@@ -43,6 +43,30 @@ class EventView(msgspec.Struct):
         )
 
 
+class StreamedEvent(msgspec.Struct):
+    """An event as it was sent, and what Adjourn knows of it."""
+
+    event: msgspec.Raw
+    tenant: str
+    partition: int
+    offset: int
+    received_at: str
+    cost_usd: str | None
+    price_ref: str
+
+    @classmethod
+    def of(cls, event: StoredEvent) -> StreamedEvent:
+        return cls(
+            msgspec.Raw(event.body),
+            event.tenant,
+            event.partition,
+            event.offset,
+            rfc3339(event.received_ms),
+            None if event.cost_nanousd is None else usd(event.cost_nanousd),
+            event.price_ref,
+        )
+
+
 class DeliveryView(msgspec.Struct):
     """Where one event is for one destination. `since`: when it came there; `next_try_at`: of a retrying one. `attempts`
     of a delivered one are those of its batch. `settled`: done with, and how was deleted by age."""
