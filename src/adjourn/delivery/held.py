@@ -29,6 +29,7 @@ _COLUMNS = (
 _INSERT = f"INSERT INTO held_events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ID = re.compile(r"([^:]+):([0-9]{1,9}):([0-9]{1,18})")
 _PLACE = "destination = ? AND partition = ? AND event_offset = ?"
+_AS_BEFORE = f"{_PLACE} AND state = ? AND attempts = ? AND held_ms = ?"
 _COUNT = (
     "INSERT INTO consumer_counts (consumer, partition, kind, count) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (consumer, partition, kind) DO UPDATE SET count = consumer_counts.count + excluded.count"
@@ -128,17 +129,21 @@ def at(reader: Reader, destination: str, partition: int, offsets: Sequence[int])
     return [_held(row) for row in rows]
 
 
-def tried(tx: Tx, one: Held) -> None:
-    """Its new state, attempts, reason and times are those of `one`."""
-    tx.run(
-        f"UPDATE held_events SET state = ?, code = ?, reason = ?, attempts = ?, held_ms = ?, next_ms = ? "
-        f"WHERE {_PLACE}",
-        (one.state, one.code, one.reason, one.attempts, one.held_ms, one.next_ms, *_place(one)),
+def tried(tx: Tx, before: Held, one: Held) -> bool:
+    """Its new state, attempts, reason and times are those of `one`. False if it is not as `before` any more: another
+    session, or a write whose outcome was not known, has dealt with it."""
+    return bool(
+        tx.run(
+            f"UPDATE held_events SET state = ?, code = ?, reason = ?, attempts = ?, held_ms = ?, next_ms = ? "
+            f"WHERE {_AS_BEFORE}",
+            (one.state, one.code, one.reason, one.attempts, one.held_ms, one.next_ms, *_as_before(before)),
+        )
     )
 
 
-def release(tx: Tx, one: Held) -> None:
-    tx.run(f"DELETE FROM held_events WHERE {_PLACE}", _place(one))
+def release(tx: Tx, one: Held) -> bool:
+    """False if it is not as `one` any more."""
+    return bool(tx.run(f"DELETE FROM held_events WHERE {_AS_BEFORE}", _as_before(one)))
 
 
 def select(reader: Reader, wanted: Wanted, *, before: str = "", limit: int) -> list[Held]:
@@ -163,7 +168,7 @@ def show(reader: Reader, tenant: str | None, letter_id: str) -> Held:
     rows = reader.rows(f"SELECT {_COLUMNS} FROM held_events WHERE state = 'dead' AND {_PLACE}", place) if place else []
     found = [_held(row) for row in rows]
     if not found or tenant not in (None, found[0].tenant):
-        raise NotFound(f"there is no dead letter {letter_id[:150]}; list them with: adjourn dead-letters list")
+        raise _no_letter(letter_id)
     return found[0]
 
 
@@ -176,7 +181,8 @@ def redrive(tx: Tx, tenant: str | None, letter_id: str, now_ms: int) -> Held:
             f"destination {letter.destination} is not configured any more; configure it again, or discard {letter.id}"
         )
     again = msgspec.structs.replace(letter, state="parked", attempts=0, held_ms=now_ms, next_ms=now_ms)
-    tried(tx, again)
+    if not tried(tx, letter, again):
+        raise _no_letter(letter_id)
     count(tx, letter, {"dead_lettered": -1})
     return again
 
@@ -184,7 +190,8 @@ def redrive(tx: Tx, tenant: str | None, letter_id: str, now_ms: int) -> Held:
 def discard(tx: Tx, tenant: str | None, letter_id: str, now_ms: int) -> Held:
     """Delete a dead letter for good; it is counted as discarded. Raises NotFound."""
     letter = show(tx, tenant, letter_id)
-    release(tx, letter)
+    if not release(tx, letter):
+        raise _no_letter(letter_id)
     record = Record(
         letter.destination, letter.partition, letter.offset, letter.offset + 1, letter.attempts, now_ms, now_ms, b"c"
     )
@@ -196,13 +203,13 @@ def discard(tx: Tx, tenant: str | None, letter_id: str, now_ms: int) -> Held:
 def forget_letters(tx: Tx, destination: str, since_ms: int) -> int:
     """Delete a destination's dead letters from before `since_ms` (its `retention_days`); how many have expired."""
     dead = "destination = ? AND state = 'dead' AND held_ms < ?"
-    rows = tx.rows(
-        f"SELECT partition, count(*) FROM held_events WHERE {dead} GROUP BY partition", (destination, since_ms)
-    )
-    for partition, number in rows:
-        for kind, change in (("dead_lettered", -int(number or 0)), ("expired", int(number or 0))):
+    gone = 0
+    for (partition,) in tx.rows(f"SELECT DISTINCT partition FROM held_events WHERE {dead}", (destination, since_ms)):
+        number = tx.run(f"DELETE FROM held_events WHERE {dead} AND partition = ?", (destination, since_ms, partition))
+        for kind, change in (("dead_lettered", -number), ("expired", number)):
             tx.run(_COUNT, (consumer_of(destination), partition, kind, change))
-    return tx.run(f"DELETE FROM held_events WHERE {dead}", (destination, since_ms))
+        gone += number
+    return gone
 
 
 def count(tx: Tx, one: Held, changes: dict[str, int]) -> None:
@@ -231,8 +238,16 @@ def _where(wanted: Wanted) -> tuple[str, list[Value]]:
     return " AND ".join(["state = 'dead'", *(test for test, _ in given)]), [value for _, value in given]
 
 
+def _no_letter(letter_id: str) -> NotFound:
+    return NotFound(f"there is no dead letter {letter_id[:150]}; list them with: adjourn dead-letters list")
+
+
 def _place(one: Held) -> tuple[str, int, int]:
     return one.destination, one.partition, one.offset
+
+
+def _as_before(one: Held) -> tuple[str, int, int, State, int, int]:
+    return *_place(one), one.state, one.attempts, one.held_ms
 
 
 def _parsed(letter_id: str) -> tuple[str, int, int] | None:

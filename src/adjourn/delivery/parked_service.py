@@ -130,6 +130,7 @@ class ParkedEvents:
         began_ms = self._clock.wall_ms()
         channel, gate = self._sender.channel, self._sender.gate
         routed = route([row.event() for row in rows], shapes=channel.shapes, sampling_rate=1.0, waiting=set())
+        unwanted = {row.offset for row, fate in zip(rows, routed.fates, strict=True) if fate == "f"}  # since a reload
         reasons = {event.offset: why for event, why in routed.failed}
         judged = {offset: Refusal(0, TRANSFORM_FAILED, why) for offset, why in reasons.items()}
         batch = Batch(f"{self._name}/{self._partition}/{rows[0].offset}-{rows[-1].offset + 1}", routed.shaped)
@@ -145,11 +146,14 @@ class ParkedEvents:
         behind = {routed.wanted[refusal.index].offset for refusal in refused if refusal.code == BEHIND}
         tried = [row for row in rows if row.offset not in behind]
         now_ms, draw = self._clock.wall_ms(), random.random()
-        after = [retried(channel, row, judged.get(row.offset), now_ms=now_ms, draw=draw) for row in tried]
+        after = [
+            "f" if row.offset in unwanted else retried(channel, row, judged.get(row.offset), now_ms=now_ms, draw=draw)
+            for row in tried
+        ]
         await self._database.write(settle_retried, tried, after, began_ms, now_ms, fence=self._fence)
         self._on_delivered(
-            [row.event() for row, then in zip(tried, after, strict=True) if then is None],
-            sum(then is not None and then.state == "dead" for then in after),
+            [row.event() for row, then in zip(tried, after, strict=True) if then == "d"],
+            sum(not isinstance(then, str) and then.state == "dead" for then in after),
         )
         return True
 

@@ -48,12 +48,14 @@ def joined(last: Record | None, new: Record) -> Record | None:
 
 
 def write(tx: Tx, last: Record | None, new: Record) -> None:
-    """Write `new`, in the row of `last` if the two can be joined."""
+    """Write `new`, in the row of `last` if the two can be joined: not where that row is gone, or tells something else
+    by now, as when its only event was parked and has been dealt with."""
     both = joined(last, new)
+    extended = 0
     if both is not None and last is not None:
-        tx.run(
+        extended = tx.run(
             "UPDATE delivery_records SET next_offset = ?, settled_ms = ?, fates = ? "
-            "WHERE destination = ? AND partition = ? AND first_offset = ? AND next_offset = ?",
+            "WHERE destination = ? AND partition = ? AND first_offset = ? AND next_offset = ? AND fates = ?",
             (
                 both.next_offset,
                 both.settled_ms,
@@ -62,9 +64,10 @@ def write(tx: Tx, last: Record | None, new: Record) -> None:
                 last.partition,
                 last.first_offset,
                 last.next_offset,
+                last.fates,
             ),
         )
-    if both is None:
+    if not extended:
         tx.run(
             "INSERT INTO delivery_records (destination, partition, first_offset, next_offset, attempts, began_ms, "
             "settled_ms, fates) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (destination, partition, first_offset, "

@@ -91,10 +91,10 @@ def settlement(
     )
 
 
-def retried(channel: Channel, one: Held, refusal: Refusal | None, *, now_ms: int, draw: float) -> Held | None:
-    """A parked event after one more attempt: None if it was taken; else parked for longer, or dead."""
+def retried(channel: Channel, one: Held, refusal: Refusal | None, *, now_ms: int, draw: float) -> Held | Fate:
+    """A parked event after one more attempt: delivered if it was taken; else parked for longer, or dead."""
     if refusal is None:
-        return None
+        return "d"
     attempts = one.attempts + 1
     dead = refusal.permanent or attempts >= channel.attempts
     return msgspec.structs.replace(
@@ -147,18 +147,15 @@ def _moved_to(tx: Tx, name: str, settlement: Settlement) -> int:
     return cursor
 
 
-def settle_retried(tx: Tx, before: Sequence[Held], after: Sequence[Held | None], began_ms: int, now_ms: int) -> None:
-    """Parked events after an attempt, in the order of the log; what is None was delivered."""
+def settle_retried(tx: Tx, before: Sequence[Held], after: Sequence[Held | Fate], began_ms: int, now_ms: int) -> None:
+    """Parked events after an attempt, in the order of the log: as they are held now, or what became of them."""
     for one, then in zip(before, after, strict=True):
-        if then is not None:
-            held.tried(tx, then)
-            if then.state == "parked":
-                continue
-        else:
-            held.release(tx, one)
-        fate: Fate = "d" if then is None else "x"
+        done = held.release(tx, one) if isinstance(then, str) else held.tried(tx, one, then)
+        if not done or (not isinstance(then, str) and then.state == "parked"):
+            continue
+        fate: Fate = then if isinstance(then, str) else "x"
         held.count(tx, one, {_KINDS[fate]: 1})
-        attempts = one.attempts + 1
+        attempts = one.attempts + (fate != "f")
         records.write(
             tx,
             None,
