@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.delivery.scripted import Scripted, called, delivering, put, settled
+from tests.delivery.scripted import Judging, Scripted, called, delivering, put, put_events, settled
 
 from adjourn.delivery.send_service import Sender
 from adjourn.destination import Refusal
@@ -42,13 +42,13 @@ def test_what_is_refused_for_good_is_a_dead_letter_and_the_rest_flows_on(
     """A permanent refusal is tried once, another `attempts` times, alone; what is behind them is delivered."""
 
     async def run() -> None:
-        permanent = Refusal(1, "bad", "never")
-        later = Refusal(3, "odd", "not now", permanent=False)
-        destination = Scripted([permanent, later], [Refusal(0, "odd", "not now", permanent=False)])
+        bad, odd = Refusal(0, "bad", "never"), Refusal(0, "odd", "not now", permanent=False)
+        refused = {"e1": bad, "e3": odd}
+        destination = Judging(lambda ids: {one: refused[one] for one in ids if one in refused})
         async with delivering(tmp_path, monkeypatch, destination, attempts=2) as node:
-            await put(node, 5)
+            await put_events(node, *[(f"s{n}", f"e{n}") for n in range(5)])
             await called(destination)
-            await put(node, 2, start=5)
+            await put_events(node, ("s5", "e5"), ("s6", "e6"))
             await settled(node)
             (balance,) = await node.delivery.balances()
             assert (balance.delivered, balance.dead_lettered, balance.difference) == (5, 2, 0)
@@ -56,9 +56,9 @@ def test_what_is_refused_for_good_is_a_dead_letter_and_the_rest_flows_on(
                 lambda r: r.rows("SELECT event_offset, code, attempts FROM held_events ORDER BY event_offset")
             )
             assert letters == [(1, "bad", 1), (3, "odd", 2)]
-        assert destination.calls[0] == ["s0", "s1", "s2", "s3", "s4"]
-        assert destination.calls[1] == ["s3"]
-        assert sorted(destination.taken) == ["s0", "s2", "s4", "s5", "s6"]
+        assert destination.calls[0] == ["e0", "e1", "e2", "e3", "e4"]
+        assert [call for call in destination.calls[1:] if "e1" in call or "e3" in call] == [["e3"]]
+        assert sorted(destination.passed) == ["e0", "e2", "e4", "e5", "e6"]
 
     asyncio.run(run())
 

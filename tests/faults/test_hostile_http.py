@@ -142,6 +142,8 @@ def test_the_document_holds_against_schemathesis(server: Serving, tmp_path: Path
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
         *("--header", f"Authorization: Bearer {server.keys['acme/admin']}"),
+        *("--exclude-path", "/v1/relay"),  # takes lines alone, which it cannot write
+        *("--exclude-path", "/v1/stream"),  # never ends
         *("--phases", "examples,coverage,fuzzing", "--max-examples", "25", "--workers", "1"),
         "--checks",
         "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"

@@ -97,10 +97,16 @@ def test_callers_of_a_node_are_answered_or_told_and_resends_are_exact(
                             await asyncio.sleep(0.02)
                     acknowledged.append(session)
 
+            async def more(count: int) -> None:
+                wanted = len(acknowledged) + count
+                async with asyncio.timeout(60):
+                    while len(acknowledged) < wanted:
+                        await asyncio.sleep(0.01)
+
             senders = asyncio.gather(*(send(sender) for sender in range(4)))
-            await asyncio.sleep(0.3)
+            await more(60)
             await asyncio.to_thread(server.restart, "immediate")
-            await asyncio.sleep(0.3)
+            await more(60)
             done.set()
             await senders
             assert node.database.health().ok

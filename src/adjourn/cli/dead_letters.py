@@ -26,7 +26,7 @@ app = typer.Typer(
 PAGE = 500
 
 LetterId = Annotated[str, typer.Argument(metavar="ID", help="As `dead-letters list` shows it.")]
-MaybeId = Annotated[str, typer.Argument(metavar="[ID]", help="One dead letter; without it, all that the options pick.")]
+MaybeId = Annotated[str, typer.Argument(metavar="ID", help="One dead letter; without it, all that the options pick.")]
 Destination = Annotated[str | None, typer.Option(metavar="NAME", help="Only this destination's.")]
 Code = Annotated[str | None, typer.Option(metavar="CODE", help="Only those that died of this error.")]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only those that died at this RFC 3339 time or later.")]

@@ -81,8 +81,9 @@ _ANSWER = Schema(
     },
 )
 
+SCHEMAS: dict[str, Schema] = {"Problem": _PROBLEM, "CompletionEvent": _EVENT, "Answer": _ANSWER}
+
 COMPONENTS = Components(
-    schemas={"Problem": _PROBLEM, "CompletionEvent": _EVENT, "Answer": _ANSWER},
     security_schemes={"key": SecurityScheme(type="http", scheme="bearer", description="An API key, adj_…")},
 )
 
@@ -90,6 +91,9 @@ COMPONENTS = Components(
 def complete(api: OpenAPI) -> None:
     """Add what is missing to the document that the framework made of the routes."""
     assert api.paths is not None
+    assert api.components is not None
+    # The framework keeps of the components that it is given all but these.
+    api.components.schemas = {**(api.components.schemas or {}), **SCHEMAS}
     api.paths["/v1/events"] = PathItem(post=_post_events())
     openapi_sessions.describe(api.paths)
     openapi_beacon.describe(api.paths, _problem_response)
