@@ -140,7 +140,7 @@ def test_clients_of_a_server_are_answered_throughout_and_what_got_202_is_there_o
             time.sleep(0.5)  # longer than a write may wait
             server.start()
             awaited(lambda: serves.client.get("/readyz").status_code == 200)
-        time.sleep(0.2)
+        awaited(lambda: sum(len(sender.acknowledged) for sender in senders) > 100)
         for sender in senders:
             sender.finish.set()
         for sender in senders:
