@@ -87,8 +87,9 @@ def test_a_draining_server_takes_nothing_new() -> None:
     from adjourn.http.app import Application
 
     settings = types.SimpleNamespace(server=types.SimpleNamespace(body_mb_max=1, beacon_origins=()))
-    application = Application(cast(Any, types.SimpleNamespace(ingest=None, keys=None, settings=settings)))
+    application = Application(cast(Any, types.SimpleNamespace(ingest=None, keys=None, traces=None, settings=settings)))
     application.drain()
     assert application.events.draining
     assert application.beacon.draining
+    assert application.traces.draining
     assert application.framework.state.draining
