@@ -10,7 +10,8 @@ from tests.delivery.scripted import Judging, delivering, put_events, settled
 from adjourn.delivery import held
 from adjourn.delivery.held import Held, Wanted
 from adjourn.destination import BEHIND, Refusal
-from adjourn.errors import DestinationOutage
+from adjourn.errors import DestinationOutage, ShapingFailed
+from adjourn.events import StoredEvent
 from adjourn.node import Node
 
 NOT_NOW = Refusal(0, "odd", "not now", permanent=False)
@@ -191,5 +192,45 @@ def test_an_outage_uses_up_no_attempt_of_a_parked_event(tmp_path: Path, monkeypa
             await settled(node)
             await balanced(node, delivered=1, dead_lettered=0)
         assert len(destination.calls) == 12
+
+    asyncio.run(run())
+
+
+def test_a_redriven_event_with_nothing_to_send_keeps_nobody_from_probing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During an outage a dead letter is given back that the transform fails on: it dies again without being sent, and
+    the destination is found well as soon as it is."""
+    away = False
+
+    def judge(ids: Sequence[str]) -> Mapping[str, Refusal]:
+        if away:
+            raise AWAY
+        return {}
+
+    class Failing:
+        def shape(self, event: StoredEvent) -> StoredEvent | None:
+            if b'"bad"' in event.body:
+                raise ShapingFailed("no such field")
+            return event
+
+    async def run() -> None:
+        nonlocal away
+        destination = Judging(judge)
+        async with delivering(tmp_path, monkeypatch, destination, shapes=Failing()) as node:
+            await put_events(node, ("a", "bad"), ("b", "b1"))
+            await settled(node)
+            away = True
+            await put_events(node, ("c", "c1"))
+            async with asyncio.timeout(20):
+                while len(destination.calls) < 3:
+                    await asyncio.sleep(0.001)
+            await node.database.write(held.redrive, None, (await letters(node))[0].id, node.clock.wall_ms())
+            async with asyncio.timeout(20):
+                while not await letters(node):
+                    await asyncio.sleep(0.001)
+            away = False
+            await settled(node)
+            await balanced(node, delivered=2, dead_lettered=1, pending=0)
 
     asyncio.run(run())

@@ -4,6 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.delivery.scripted import Judging, Scripted, called, delivering, put, put_events, settled
 
@@ -218,3 +219,31 @@ def test_delivery_makes_way_for_work_and_not_for_waiting(
 
     asyncio.run(run())
     assert (sum(pauses_s) >= 8 * 0.02 * 8) is long
+
+
+def test_a_destination_that_fails_to_close_does_not_keep_its_successor_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings are reloaded, and what is replaced raises when it is closed: the new one delivers, and so it is at the
+    end, where the database must be closed."""
+
+    class Stubborn(Scripted):
+        async def close(self) -> None:
+            await super().close()
+            raise OSError("it cannot be closed")
+
+    async def run() -> None:
+        destination = Stubborn()
+        async with delivering(tmp_path, monkeypatch, destination) as node:
+            await put(node, 1)
+            await settled(node)
+            (one,) = node.settings.routing.destinations
+            other = msgspec.structs.replace(one, batch_size=7)
+            routing = msgspec.structs.replace(node.settings.routing, destinations=(other,))
+            said = await node.reconfigure(msgspec.structs.replace(node.settings, routing=routing))
+            assert (said.started, said.kept, said.stopped) == (["scripted"], [], [])
+            await put(node, 1, start=1)
+            await settled(node)
+        assert (destination.taken, destination.closed) == (["s0", "s1"], 2)
+
+    asyncio.run(run())

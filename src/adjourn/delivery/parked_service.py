@@ -121,9 +121,12 @@ class ParkedEvents:
         for group in groups:
             if not await self._sender.admitted():
                 return
-            rows = await self._database.read(held.at, self._name, self._partition, group)
-            if rows and not await self._send(rows):
-                return
+            try:
+                rows = await self._database.read(held.at, self._name, self._partition, group)
+                if rows and not await self._send(rows):
+                    return
+            finally:
+                self._sender.let_probe()
 
     async def _send(self, rows: Sequence[Held]) -> bool:
         """One attempt; False if the destination is away."""

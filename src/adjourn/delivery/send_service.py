@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from adjourn.clock import Clock
 from adjourn.delivery.channel import Channel, ChannelStats
@@ -12,12 +13,15 @@ from adjourn.delivery.gate import Gate
 from adjourn.destination import Batch, Refusal
 from adjourn.errors import DestinationOutage
 from adjourn.eventlog import get_logger
+from adjourn.tracing import OFF, Tracing
 
 _log = get_logger("adjourn.delivery")
 
 
 class Sender:
-    def __init__(self, channel: Channel, clock: Clock, *, on_gone: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, channel: Channel, clock: Clock, *, on_gone: Callable[[str, str], None], tracing: Tracing = OFF
+    ) -> None:
         """`on_gone(name, reason)`: the destination wants no more events, ever."""
         self.channel = channel
         self.gate = Gate(delay_ms=channel.delay_ms, delay_ms_max=channel.delay_ms_max)
@@ -25,6 +29,7 @@ class Sender:
         self.stopping = asyncio.Event()
         self._clock = clock
         self._on_gone = on_gone
+        self._tracing = tracing
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()
         self._aside = 0
@@ -51,7 +56,8 @@ class Sender:
             except DestinationOutage as outage:
                 self.failed(outage)
                 continue
-            self.gate.probing_until_ms = 0.0
+            finally:
+                self.let_probe()
             return True
         return False
 
@@ -59,9 +65,10 @@ class Sender:
         """Raises DestinationOutage: whoever sent decides what that says of the destination (`failed`)."""
         self.stats.sent += len(batch.events)
         try:
-            refused = await self.channel.destination.send(batch)
+            with self._traced(batch):
+                refused = await self.channel.destination.send(batch)
         except BaseException:
-            self.gate.probing_until_ms = 0.0  # a probe that has failed, or was cut off, lets another one go
+            self.let_probe()
             raise
         if self.gate.reason:
             _log.info("destination_back", destination=self.channel.name)
@@ -69,6 +76,19 @@ class Sender:
         self.stats.waiting = self.gate.waiting
         self._wake()
         return refused
+
+    def _traced(self, batch: Batch) -> AbstractContextManager[None]:
+        first, last = batch.events[0], batch.events[-1]
+        return self._tracing.delivery(
+            self.channel.name, batch.id, first.partition, first.offset, last.offset, len(batch.events)
+        )
+
+    def let_probe(self) -> None:
+        """A probe that has ended, and said nothing of the destination (it was cut off, or there was nothing to send),
+        lets another one go, at once: whoever waits for its turn waits for that."""
+        if self.gate.probing_until_ms:
+            self.gate.probing_until_ms = 0.0
+            self._wake()
 
     def failed(self, outage: DestinationOutage) -> None:
         self.stats.retries += 1

@@ -23,6 +23,7 @@ from adjourn.errors import AdjournError, ConfigInvalid
 from adjourn.eventlog import get_logger
 from adjourn.events import StoredEvent
 from adjourn.log import Lease, Leases, Log
+from adjourn.tracing import OFF, Tracing
 
 _log = get_logger("adjourn.delivery")
 
@@ -42,6 +43,7 @@ class Delivery:
         known: Mapping[str, int | None],
         in_hand: Callable[[], int] = lambda: 0,
         on_delivered: Callable[[Sequence[StoredEvent]], None] | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         """`known`: every configured destination and its `drop_after_ms`; disabled ones too: their backlog waits.
         `in_hand`: how many events this process is taking in now; it comes first."""
@@ -53,6 +55,7 @@ class Delivery:
         self._known = known
         self._in_hand = in_hand
         self._on_delivered = on_delivered
+        self._tracing = tracing
         self._senders = {channel.name: self._sender(channel) for channel in channels}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._governor: asyncio.Task[None] | None = None
@@ -99,6 +102,7 @@ class Delivery:
         """Deliver to these from now on. What did not change (the same Channel) is not touched; the others finish what
         they are sending. Raises what the database raises, before anything has changed."""
         await self._database.write(register_all, self._register, known, self._database.partitions)
+        paused = await self._database.read(pauses.paused)
         self._known = known
         kept = {id(channel) for channel in channels}
         old = [sender for sender in self._senders.values() if id(sender.channel) not in kept]
@@ -111,7 +115,7 @@ class Delivery:
             sender.stats = counted.get(sender.channel.name, sender.stats)  # its counters go on, as counters must
             sender.stats.waiting = ""
         self._senders |= {sender.channel.name: sender for sender in fresh}
-        self._obey(await self._database.read(pauses.paused))
+        self._obey(paused)
         for sender in fresh:
             self._start(sender)
 
@@ -152,7 +156,7 @@ class Delivery:
     # --- running destinations ------------------------------------------------------------------------------------
 
     def _sender(self, channel: Channel) -> Sender:
-        return Sender(channel, self._clock, on_gone=self._gone)
+        return Sender(channel, self._clock, on_gone=self._gone, tracing=self._tracing)
 
     def _start(self, sender: Sender) -> None:
         name = sender.channel.name
@@ -168,7 +172,10 @@ class Delivery:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for sender in senders:
-            await sender.channel.destination.close()
+            try:
+                await sender.channel.destination.close()
+            except Exception as error:  # the others are closed all the same, and what replaces it is started
+                _log.warning("destination_not_closed", destination=sender.channel.name, error=str(error))
 
     async def _run(self, sender: Sender) -> None:
         """While this node holds the destination's lease, follow every partition; when it is lost, stop at once."""
