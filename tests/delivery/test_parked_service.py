@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from tests.delivery.scripted import Judging, delivering, put_events, settled
+from tests.delivery.scripted import Judging, called, delivering, put_events, settled
 
 from adjourn.delivery import held
 from adjourn.delivery.held import Held, Wanted
@@ -232,5 +232,37 @@ def test_a_redriven_event_with_nothing_to_send_keeps_nobody_from_probing(
             away = False
             await settled(node)
             await balanced(node, delivered=2, dead_lettered=1, pending=0)
+
+    asyncio.run(run())
+
+
+def test_what_only_waited_for_another_event_goes_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session of which an event is tried again for a while catches up with what came behind it: in order, many at a
+    time; one of them that is refused then holds up the rest again."""
+    refusals = {"a000": 1, "a150": 2}
+    held_up = True
+
+    def judge(ids: Sequence[str]) -> Mapping[str, Refusal]:
+        refused = {one: NOT_NOW for one in ids if (held_up and one == "a000") or refusals.get(one, 0) > 0}
+        refusals.update({one: refusals.get(one, 0) - 1 for one in refused})
+        if refused:  # as destinations do: no later event of the session before it
+            refused |= {one: LATER for one in ids if one > min(refused)}
+        return refused
+
+    async def run() -> None:
+        nonlocal held_up
+        destination = Judging(judge)
+        async with delivering(tmp_path, monkeypatch, destination, attempts=1000) as node:
+            await put_events(node, ("a", "a000"))
+            await called(destination)
+            await put_events(node, *[("a", f"a{number:03}") for number in range(1, 300)])
+            async with asyncio.timeout(20):
+                while len(await node.database.read(held.parked, "scripted", 0)) < 300:
+                    await asyncio.sleep(0.001)
+            held_up, before = False, len(destination.calls)
+            await settled(node)
+            await balanced(node, delivered=300, dead_lettered=0, pending=0)
+            assert len(destination.calls) - before < 100
+        assert destination.passed == [f"a{number:03}" for number in range(300)]
 
     asyncio.run(run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
@@ -99,25 +100,43 @@ class ParkedEvents:
             else:
                 await self._sender.pause(wait_s, until=self._more)
 
-    def _ready(self, parked: Sequence[Parked]) -> tuple[list[Parked], float]:
-        """(the first event of each session whose time has come, else how long to wait)"""
+    def _ready(self, parked: Sequence[Parked]) -> tuple[list[list[Parked]], float]:
+        """(of each session whose time has come, its first event and those that may go with it; else how long to wait)"""
         now_ms = self._clock.wall_ms()
-        first: dict[Session, Parked] = {}
-        for one in parked:
-            first.setdefault(one.session, one)
         known = {one.offset for one in parked}
         self._alone &= known
         self._passes_at = {offset: passes for offset, passes in self._passes_at.items() if offset in known}
-        ready = [one for one in first.values() if due(one, self._sender.channel, now_ms)]
-        soonest_ms = min((one.next_ms - now_ms for one in first.values()), default=LOOK_EVERY_S * 1000)
+        sessions: dict[Session, list[Parked]] = {}
+        for one in parked:
+            sessions.setdefault(one.session, []).append(one)
+        ready = [
+            self._run_of(waiting) for waiting in sessions.values() if due(waiting[0], self._sender.channel, now_ms)
+        ]
+        soonest_ms = min((waiting[0].next_ms - now_ms for waiting in sessions.values()), default=LOOK_EVERY_S * 1000)
         return ready, min(max(soonest_ms / 1000, 0.001), LOOK_EVERY_S)
 
-    async def _try(self, ready: Sequence[Parked]) -> None:
+    def _run_of(self, waiting: Sequence[Parked]) -> list[Parked]:
+        """How much of a session may go at once: what only waited for others goes as any batch, in order."""
+        run = list(itertools.takewhile(self._is_new, waiting[: self._size]))
+        return run or [waiting[0]]
+
+    def _is_new(self, one: Parked) -> bool:
+        """It was never tried alone, and never refused."""
+        return not one.attempts and one.offset not in self._alone
+
+    @property
+    def _size(self) -> int:
+        return min(AT_ONCE, self._sender.channel.batch_size)
+
+    async def _try(self, ready: Sequence[Sequence[Parked]]) -> None:
         """Those that were never tried alone go together, as any batch; whatever failed goes alone."""
-        together = [one.offset for one in ready if not one.attempts and one.offset not in self._alone]
-        alone = [[one.offset] for one in ready if one.attempts or one.offset in self._alone]
-        size = min(AT_ONCE, self._sender.channel.batch_size)
-        groups = [together[i : i + size] for i in range(0, len(together), size)] + alone[:AT_ONCE]
+        groups: list[list[int]] = []
+        for run in ready:
+            if self._is_new(run[0]):
+                if not groups or len(groups[-1]) + len(run) > self._size:
+                    groups.append([])
+                groups[-1] += [one.offset for one in run]  # whole: none goes before an earlier one is taken
+        groups += [[run[0].offset] for run in ready if not self._is_new(run[0])][:AT_ONCE]
         for group in groups:
             if not await self._sender.admitted():
                 return
