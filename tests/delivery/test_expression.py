@@ -149,6 +149,35 @@ def test_no_expression_runs_away() -> None:
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "{ninety}.//\n all(i, {ninety}./* no comment */all(j, true))",
+        "{ninety}.//\n all(i, {ninety}.//.\n all(j, !event.text.contains('{long}b')))",
+        "{ninety}.all(i, {ninety}.all(j, !(7 in event.list)))",
+        "{ninety}.all(i, {ninety}.all(j, event.list == event.twin))",
+        "{ninety}.all(i, {ninety}.all(j, !'a'.matches('((a{{0,30}}){{30}}b)')))",
+        "{ninety}.all(i, {ninety}.all(j, !'a'.matches('(a' + event.pattern)))",
+        "{ninety}.all(i, {ninety}.all(j, !matches('a', event.pattern)))",
+    ],
+)
+def test_no_loop_runs_away_unseen(loop: str) -> None:
+    """Neither a comment in its middle, nor a comparison of long lists, nor a pattern that takes long to compile, hides
+    what a loop costs: each of these took 10 s and more."""
+    event = changed(text="a" * 240_000, list=[1] * 50_000, twin=[1] * 50_000, pattern="((a{0,30}){30}b)")
+    source = loop.format(ninety=f"[{','.join('1' * 90)}]", long="a" * 30)
+    with pytest.raises((ShapingFailed, ConfigInvalid), match=r"too much text|Syntax error"):
+        holds(source, event)
+
+
+def test_loops_of_ordinary_size_are_let_through() -> None:
+    """A thousand members compared with a text or a number, and plain patterns, are no danger."""
+    event = changed(items=[{"name": f"n{i}", "size": i} for i in range(1_000)])
+    assert holds("event.items.exists(x, x.name == 'n999' && x.size == 999)", event)
+    assert holds("event.items.exists(x, x.name.matches('^n99[0-9]$'))", event)
+    assert holds("['a', 'b', 'c'].exists(word, event.text.contains(word))", changed(text="a" * 100_000))
+
+
 def test_values_that_the_language_lacks_do_not_stop_it() -> None:
     """A number beyond 64 bits is its text, half a surrogate pair a question mark; the rest is as it was."""
     event = changed(metadata={"custom_tags": {"big": 2**70, "team": "a"}})

@@ -28,6 +28,15 @@ LOOPED_BYTES_MAX = 100_000_000
 """What the loops of one evaluation may copy or search; the evaluator itself counts iterations alone. Measured: a
 quarter of a second, 0.9 s in the worst case found; without this bound, 27 s and 5 GB."""
 
+MEMBER_BYTES = 4
+"""What it costs to compare a member of a list, in bytes that are searched."""
+MATCH_BYTES = 150_000
+"""The same for a pattern, which the evaluator compiles anew each time that it meets it: a millisecond for one that
+repeats repetitions."""
+PLAIN_MATCH_BYTES = 500
+PLAIN_PATTERN_LENGTH_MAX = 100
+"""Of a pattern that is written in the expression and counts no repetitions."""
+
 # Text, raw text and comments: what looks like code in them is none.
 _LITERALS = re.compile(
     r"""[rRbB]{0,2}(?:'''[\s\S]*?'''|\"\"\"[\s\S]*?\"\"\"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")|//[^\n]*"""
@@ -40,6 +49,10 @@ _PLACE = re.compile(r"<input>:(\d+):(\d+): (.*)")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']+)'")
 _LOOP = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(")
 _TEXT_WORK = re.compile(r"\+|\b(?:contains|matches|startsWith|endsWith|string|bytes)\b")
+# Of lists and objects, what looks at every member; a comparison with a literal does not.
+_LIST_WORK = re.compile(r"[=!]=(?!\s*(?:'p?'|[-.\d]|(?:true|false|null)\b))|\bin\b")
+_MATCHED = re.compile(r"\bmatches\b")
+_MATCHED_PLAINLY = re.compile(r"\.\s*matches\s*\(\s*'p'\s*\)")
 _CODE = re.compile(r"^[A-Z_]+: | \[[A-Z_]+\]$")
 
 # What an evaluator says of an operand that is not there, is null, or has no such field or members.
@@ -56,9 +69,12 @@ class Expression:
         self._program = program
         words = set(_WORD.findall(source))
         self._roots = tuple(root for root in ROOTS if root in words)
-        code = _LITERALS.sub("''", source)
+        code = _code_of(source)
         self._loops = len(_LOOP.findall(code))
         self._work = 1 + len(_TEXT_WORK.findall(code))
+        self._list_work = len(_LIST_WORK.findall(code))
+        plain = len(_MATCHED_PLAINLY.findall(code))
+        self._matched_bytes = PLAIN_MATCH_BYTES * plain + MATCH_BYTES * (len(_MATCHED.findall(code)) - plain)
         self._literal = (len(source), 1 + code.count(","))
 
     def holds(self, view: View) -> bool:
@@ -84,8 +100,7 @@ class Expression:
 
     def _evaluate(self, view: View) -> tuple[object, str]:
         bindings = view.bindings(self._roots)
-        size = max(len(view.event.body), self._literal[0])
-        if self._loops and ITERATIONS_MAX * size * self._work > LOOPED_BYTES_MAX and self._too_heavy(bindings):
+        if self._loops and self._too_heavy(view, bindings):
             return None, "its loops would go through too much text; narrow the list, or the text, that it looks at"
         value, problem = _run(self._program, bindings)
         if problem and _untamed(problem):
@@ -93,10 +108,17 @@ class Expression:
             value, problem = _run(self._program, cast("dict[str, object]", tamed(bindings)))
         return value, problem
 
-    def _too_heavy(self, bindings: Mapping[str, object]) -> bool:
+    def _too_heavy(self, view: View, bindings: Mapping[str, object]) -> bool:
+        size = max(len(view.event.body), self._literal[0])
+        if ITERATIONS_MAX * self._each(size, size) <= LOOPED_BYTES_MAX:
+            return False  # without a walk through all of it
         text, members = largest(bindings)
-        text, members = max(text, self._literal[0]), max(members, self._literal[1])
-        return min(ITERATIONS_MAX, members**self._loops) * text * self._work > LOOPED_BYTES_MAX
+        text, most = max(text, self._literal[0]), max(members, self._literal[1])
+        return min(ITERATIONS_MAX, most**self._loops) * self._each(text, members) > LOOPED_BYTES_MAX
+
+    def _each(self, text: int, members: int) -> int:
+        """What one iteration may go through, in bytes."""
+        return text * self._work + MEMBER_BYTES * members * self._list_work + self._matched_bytes
 
     def _failure(self, problem: str, *, absent: bool = False) -> ShapingFailed:
         remedy = "; test the field with has() or != null, or give a default with .?field.orValue(…)" if absent else ""
@@ -108,7 +130,7 @@ def compile_expression(kind: Kind, source: str) -> Expression:
     if len(source) > SOURCE_LENGTH_MAX:
         fact = f"the {kind} is {len(source)} characters long; {SOURCE_LENGTH_MAX} is the most"
         raise ConfigInvalid(f"{fact}; simplify it", path=kind)
-    _refuse_traps(kind, _LITERALS.sub("''", source))
+    _refuse_traps(kind, _code_of(source))
     environment = _environment()
     try:
         program = environment.compile(source)
@@ -123,6 +145,19 @@ def compile_expression(kind: Kind, source: str) -> Expression:
         raise ConfigInvalid(f"the {kind} gives {name.lower()}, and it must give {wants}; {remedy}", path=kind)
     _check_patterns(kind, source, environment)
     return Expression(kind, source, program)
+
+
+def _code_of(source: str) -> str:
+    """Without comments, and without what stands in text: `'p'` if it would do as a plain pattern, else `''`."""
+
+    def shown(found: re.Match[str]) -> str:
+        text = found[0]
+        if text.startswith("//"):
+            return " "
+        plain = 2 < len(text) <= PLAIN_PATTERN_LENGTH_MAX and not set(text) & {"{", "\\"}
+        return "'p'" if plain else "''"
+
+    return _LITERALS.sub(shown, source)
 
 
 def _refuse_traps(kind: Kind, code: str) -> None:

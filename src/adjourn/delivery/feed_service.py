@@ -130,11 +130,12 @@ class Feed:
             partition = (self._turn + step) % len(self._position)
             if self._position[partition] < heads[partition]:
                 self._turn = partition + 1
-                return self._portion(await self._source.stretch(partition, self._position[partition]))
+                return await self._portion(await self._source.stretch(partition, self._position[partition]))
         return None
 
-    def _portion(self, stretch: Stretch) -> list[Item]:
-        """From the position on, no more than is soon worked out and sent."""
+    async def _portion(self, stretch: Stretch) -> list[Item]:
+        """From the position on, no more than is soon worked out and sent. A filter may take long over an event: others
+        have their turn between two."""
         items: list[Item] = []
         size = 0
         coming, is_all = stretch.coming(self._tenant, self._position[stretch.partition], LOOKED_AT_ONCE)
@@ -145,6 +146,8 @@ class Feed:
             if isinstance(one, Gap) or self._wants(one):
                 items.append(Item(one, self.position))
                 size += 0 if isinstance(one, Gap) else len(one.body)
+            if self._wanted is not None:
+                await asyncio.sleep(0)
         if is_all:
             self._position[stretch.partition] = stretch.next_offset
         return items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from adjourn.clock import Clock
@@ -25,7 +26,7 @@ class DeadLetters:
         """Newest first. `fits`: a filter over the events. Raises NotFound for a `before` that is gone."""
         found: list[Held] = []
         async for page in self._pages(wanted, before):
-            found += [letter for letter in page if _fits(letter, fits)]
+            found += await _fitting(page, fits)
             if len(found) >= limit:
                 break
         return found[:limit]
@@ -52,7 +53,7 @@ class DeadLetters:
 
     async def _all(self, deal: Deal, wanted: Wanted, fits: Shapes | None) -> int:
         # Oldest first, so that what a destination gets again it gets in the order in which it missed it.
-        ids = [letter.id async for page in self._pages(wanted, "") for letter in page if _fits(letter, fits)][::-1]
+        ids = [letter.id async for page in self._pages(wanted, "") for letter in await _fitting(page, fits)][::-1]
         dealt = 0
         for start in range(0, len(ids), STEP):
             dealt += await self._database.write(_deal_with, deal, ids[start : start + STEP], self._clock.wall_ms())
@@ -78,10 +79,20 @@ def _deal_with(tx: Tx, deal: Deal, ids: list[str], now_ms: int) -> int:
     return dealt
 
 
-def _fits(letter: Held, fits: Shapes | None) -> bool:
-    """A filter that fails on an event does not pick it."""
+async def _fitting(page: list[Held], fits: Shapes | None) -> list[Held]:
+    """A filter may take long over an event: others have their turn between two."""
     if fits is None:
-        return True
+        return page
+    found: list[Held] = []
+    for letter in page:
+        if _fits(letter, fits):
+            found.append(letter)
+        await asyncio.sleep(0)
+    return found
+
+
+def _fits(letter: Held, fits: Shapes) -> bool:
+    """A filter that fails on an event does not pick it."""
     try:
         return fits.shape(letter.event()) is not None
     except ShapingFailed:
