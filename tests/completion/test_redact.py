@@ -196,6 +196,26 @@ def test_nothing_is_written_that_must_not_be(tmp_path: Path) -> None:
         assert hidden not in written
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"specversion": "1.0", "data": "ask ann@example.com"},
+        {"specversion": "1.0", "subject": "ann@example.com", "data": {}},
+        {
+            "specversion": "1.0",
+            "data": [{"user": {"user_id": "ann-4711"}, "outcome": {"final_message": "ann@example.com"}}],
+        },
+        {"specversion": "1.0", "user": {"user_id": "ann-4711"}, "outcome": {"final_message": "ann@example.com"}},
+        {"event_id": "e", "session": [{"session_id": "s"}], "user": [{"user_id": "ann-4711"}, "x", None]},
+    ],
+)
+def test_what_is_refused_for_its_shape_is_redacted_too(refused: dict[str, Any]) -> None:
+    """Quarantine keeps it: envelopes without an event in them, and lists where the schema has an object."""
+    left = redact("hash user.user_id", "mask email")(json.dumps(refused).encode())
+    assert b"ann" not in left
+    assert json.loads(left).keys() == refused.keys()
+
+
 def test_an_open_session_holds_nothing_either(tmp_path: Path) -> None:
     """What a watched session was begun with is redacted before it waits in the database for its completion."""
     from adjourn.sessions.watch import Begin

@@ -112,11 +112,21 @@ def _redact(body: bytes, root: _Node, free: Sequence[Replace], digest: Callable[
 def _in_envelope(
     fields: dict[str, msgspec.Raw], root: _Node, free: Sequence[Replace], digest: Callable[[str], str]
 ) -> bytes:
-    """A CloudEvent that was refused as one: the event is its data."""
-    if bytes(fields.get("data", b""))[:1] == b"{":
-        inner = _event(_fields_of(fields["data"]), root, free, digest)
-        fields["data"] = msgspec.Raw(_encode(inner))
+    """A CloudEvent that was refused as one. The event is its data, if it is one; the rest is searched all the same."""
+    data = fields.pop("data", None)
+    fields = _event(fields, root, free, digest)
+    if data is not None:
+        fields["data"] = _in_data(data, root, free, digest)
     return _encode(fields)
+
+
+def _in_data(data: msgspec.Raw, root: _Node, free: Sequence[Replace], digest: Callable[[str], str]) -> msgspec.Raw:
+    kind = bytes(data)[:1]
+    if kind == b"{":
+        return msgspec.Raw(_encode(_event(_fields_of(data), root, free, digest)))
+    if kind == b"[":
+        return msgspec.Raw(_encode([_in_data(item, root, free, digest) for item in _items_of(data)]))
+    return _replaced(data, free)
 
 
 def _event(
@@ -153,10 +163,18 @@ def _visit(raw: msgspec.Raw, node: _Node, digest: Callable[[str], str]) -> msgsp
         kind = bytes(raw)[:1]
         if kind == b"{":
             raw = msgspec.Raw(_encode(_visit_fields(_fields_of(raw), node, digest)))
-        elif kind == b"[" and (each := node.below.get("*")) is not None:
-            items = [_visit(item, each, digest) for item in _items_of(raw)]
+        elif kind == b"[":
+            each = node.below.get("*")
+            items = [_visit(item, each, digest) if each else _in_item(item, node, digest) for item in _items_of(raw)]
             raw = msgspec.Raw(_encode([item for item in items if item is not None]))
     return raw
+
+
+def _in_item(raw: msgspec.Raw, node: _Node, digest: Callable[[str], str]) -> msgspec.Raw:
+    """Of a list where a rule names fields: in quarantine may be one where the schema has an object."""
+    if bytes(raw)[:1] != b"{":
+        return raw
+    return msgspec.Raw(_encode(_visit_fields(_fields_of(raw), node, digest)))
 
 
 def _visit_fields(fields: dict[str, msgspec.Raw], node: _Node, digest: Callable[[str], str]) -> dict[str, msgspec.Raw]:
