@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -71,6 +73,8 @@ def test_ids_may_hold_anything_that_an_event_takes(any_server: Serving) -> None:
         ("none/heartbeat", {}, 404, "not_found", ""),
         ("none/heartbeat", {"usage": {"input_tokens": -1}}, 422, "event_invalid", "usage.input_tokens"),
         ("none/complete", {}, 404, "not_found", ""),
+        ("none/complete", {"attempt": 2**70}, 404, "not_found", ""),
+        ("none/heartbeat", {"attempt": 0}, 404, "not_found", ""),
         ("none/complete", {"session_id": "other"}, 400, "body_invalid", ""),
         ("none/nothing", {}, 404, "not_found", ""),
     ],
@@ -82,6 +86,26 @@ def test_what_is_wrong_is_said_with_its_path(
     answer = call(server, path, body)
     assert is_problem(answer, status, code)
     assert answer.json().get("path", "") == place
+
+
+def test_nobodys_heartbeat_spoils_anothers(any_server: Serving) -> None:
+    """Heartbeats that are written together are answered each by itself: one that names what no database could hold is
+    not found, and the others are heard. So are other calls that name such a session."""
+    call(any_server, "begin", {"session_id": "heard"})
+    hostile: list[tuple[str, object]] = [("zzz", {"attempt": 2**63}), ("a%00b", {}), ("a" * 3000, {})]
+    with ThreadPoolExecutor(12) as pool:
+        for path, body in hostile * 3:
+            beats = [pool.submit(call, any_server, "heard/heartbeat") for _ in range(3)]
+            bad = pool.submit(call, any_server, f"{path}/heartbeat", body, who="other/writer")
+            assert is_problem(bad.result(), 404, "not_found")
+            assert [beat.result().status_code for beat in beats] == [200, 200, 200]
+    for path, body in hostile:
+        assert is_problem(call(any_server, f"{path}/complete", body), 404, "not_found")
+    for path in ("a%00b", "a%00b?attempt=1", f"heard?attempt={2**63}"):
+        assert is_problem(any_server.get(f"/v1/sessions/{path}"), 404, "not_found")
+    for place in (f"{2**70} x", "1 a\0b"):
+        cursor = base64.urlsafe_b64encode(place.encode()).decode()
+        assert is_problem(any_server.get(f"/v1/sessions?cursor={cursor}"), 400, "body_invalid")
 
 
 def test_hostile_bodies_are_refused(server: Serving) -> None:

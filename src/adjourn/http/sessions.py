@@ -15,6 +15,7 @@ from adjourn.clock import rfc3339
 from adjourn.errors import BodyInvalid
 from adjourn.http.auth import caller_of, node_of, requires
 from adjourn.sessions.answers import Ended
+from adjourn.sessions.service import ATTEMPT_MAX
 from adjourn.sessions.watch import Begin, Complete, Heartbeat, Key, State, Watched
 
 T = TypeVar("T")
@@ -148,9 +149,12 @@ def _cursor(key: Key) -> str:
 def _place(tenant: str, cursor: str) -> Key:
     try:
         attempt, _, session_id = base64.urlsafe_b64decode(cursor).decode().partition(" ")
-        return Key(tenant, session_id, int(attempt))
+        place = Key(tenant, session_id, int(attempt))
     except (binascii.Error, ValueError):
-        raise BodyInvalid("this cursor was not given by this route; begin without one", path="cursor") from None
+        place = Key(tenant, "", 0)
+    if not 1 <= place.attempt <= ATTEMPT_MAX or "\0" in place.session_id:
+        raise BodyInvalid("this cursor was not given by this route; begin without one", path="cursor")
+    return place
 
 
 SESSION_ROUTES = [begin_session, heartbeat_session, complete_session, get_session, list_sessions]

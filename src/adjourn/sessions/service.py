@@ -13,7 +13,7 @@ from functools import partial
 from adjourn.clock import Clock
 from adjourn.database import Database, Tx
 from adjourn.errors import BodyInvalid, SessionEnded, SessionExists, TooBusy
-from adjourn.events import Record
+from adjourn.events import ID_LENGTH_MAX, Record
 from adjourn.ids import new_id
 from adjourn.log import Leases
 from adjourn.sessions import rows
@@ -132,7 +132,7 @@ class Sessions:
         if heartbeat.usage:
             record = checked(await self._examine(tenant, usage_event(session_id, heartbeat.usage)))
             usage = usage_in(record.body)  # redacted already
-        key = Key(tenant, session_id, heartbeat.attempt)
+        key = _key(tenant, session_id, heartbeat.attempt)
         lease_ms = await asyncio.shield(self._hear(Beat(key, usage)))
         if lease_ms is None:
             watched = await self._find(key)
@@ -142,7 +142,7 @@ class Sessions:
     async def complete(self, tenant: str, session_id: str, complete: Complete) -> Ended:
         """Returns when it is durable. Raises NotFound, SessionEnded where another completion stands, EventInvalid (the
         session stays open, what was sent is in quarantine), EventConflict."""
-        key = Key(tenant, session_id, complete.attempt)
+        key = _key(tenant, session_id, complete.attempt)
         while True:
             watched = await self._find(key)
             now_ms = self._clock.wall_ms()
@@ -157,8 +157,8 @@ class Sessions:
     async def get(self, tenant: str, session_id: str, attempt: int | None = None) -> Watched:
         """Without `attempt`, the newest run. Raises NotFound."""
         if attempt is not None:
-            return await self._find(Key(tenant, session_id, attempt))
-        found = await self._database.read(rows.latest, tenant, session_id)
+            return await self._find(_key(tenant, session_id, attempt))
+        found = await self._database.read(rows.latest, tenant, _key(tenant, session_id, 1).session_id)
         if found is None:
             raise not_found(session_id)
         return found
@@ -233,6 +233,14 @@ def _completed(tx: Tx, record: Record, *, watched: Watched, now_ms: int, content
     if watched.state == "open":
         return rows.end(tx, watched.key, "completed", now_ms=now_ms, content=content)
     return rows.end(tx, watched.key, "amended", now_ms=now_ms, content=content, amendment_id=record.event_id)
+
+
+def _key(tenant: str, session_id: str, attempt: int) -> Key:
+    """What no database could look up was never begun, and must not spoil the write that it shares with others.
+    Raises NotFound."""
+    if not 1 <= attempt <= ATTEMPT_MAX or "\0" in session_id or len(session_id) > ID_LENGTH_MAX:
+        raise not_found(session_id, attempt)
+    return Key(tenant, session_id, attempt)
 
 
 def _new_session_id(tenant: str, idempotency_key: str, now_ms: int) -> str:
