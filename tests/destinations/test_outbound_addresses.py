@@ -34,6 +34,8 @@ FORBIDDEN = {
     "::": "unspecified",
     "::1": "loopback",
     "::127.0.0.1": "reserved",
+    "::ffff:0:127.0.0.1": "reserved",
+    "4000::1": "reserved",
     "::ffff:127.0.0.1": "loopback",
     "::ffff:7f00:1": "loopback",
     "::ffff:169.254.169.254": "link-local",

@@ -27,6 +27,8 @@ _KINDS: tuple[tuple[Network, str], ...] = tuple(
     )
 )
 _NAT64 = IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+"""All of IPv6 that is handed out to anybody; the rest is not, or is translated to IPv4 on the way."""
 
 
 def networks_of(texts: Iterable[str]) -> tuple[Network, ...]:
@@ -72,4 +74,6 @@ def _kind(address: Address) -> str:
     for network, kind in _KINDS:
         if address in network:
             return kind
-    return "" if address.is_global else "private" if address.is_private else "reserved"
+    if not address.is_global:
+        return "private" if address.is_private else "reserved"
+    return "reserved" if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST else ""
