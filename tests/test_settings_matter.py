@@ -193,6 +193,7 @@ ROWS: dict[str, Row] = {
     "otlp.retention_days": Row([1, 3], otlp.counted_of_a_call_two_days_before, [0, 7], QUIET),
     "logging.level": Row(["warning", "error"], server.lines_of_an_outage, ["text", "nothing"], routing.AWAY),
     "logging.format": Row(["console", "json"], server.lines_of_an_outage, ["text", "a JSON object"], routing.AWAY),
+    "tracing.enabled": Row([False, True], server.leaves_spans, [False, True], QUIET),
 }
 
 

@@ -45,6 +45,7 @@ from adjourn.redaction_rules import parse_rule
 from adjourn.security.service import Keys
 from adjourn.sessions.service import Sessions
 from adjourn.settings import Settings
+from adjourn.tracing import tracing_of
 
 _log = get_logger("adjourn.node")
 
@@ -98,9 +99,11 @@ class Node:
         self._closed = False
 
     async def open(self) -> None:
-        """Raises ConfigInvalid, Unavailable, DatabaseTooNew, DatabaseCorrupt. Nothing is left running then."""
+        """Raises ConfigInvalid, ExtraMissing, Unavailable, DatabaseTooNew, DatabaseCorrupt. Nothing is left running
+        then."""
         settings = self.settings
         running = channels.channels_of(settings, self._transforms, self._installation)
+        self._tracing = tracing_of(settings.tracing.enabled)
         self.database = database_for(
             settings.database_url,
             durability=settings.database.durability,
@@ -122,7 +125,7 @@ class Node:
         await self.database.open(self.appender)
         self._secret = await self.database.read(_secret)
         self.keys = Keys(self.database, self.clock, required=settings.validation.require_authentication)
-        self.ingest = Ingest(self.database, self.log, self._ingest_settings(), self.prices, self.clock)
+        self.ingest = Ingest(self.database, self.log, self._ingest_settings(), self.prices, self.clock, self._tracing)
         await self._start_delivery(running)
         self.dead_letters = DeadLetters(self.database, self.clock)
         self.sessions = Sessions(
@@ -260,6 +263,7 @@ class Node:
             known=_known(self.settings),
             in_hand=lambda: self.ingest.in_hand,
             on_delivered=self._on_delivered,
+            tracing=self._tracing,
         )
         await self.delivery.start()
 

@@ -89,6 +89,10 @@ class LoggingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     format: Literal["console", "json"] = "console"
 
 
+class TracingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    enabled: bool = False
+
+
 class Draft(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings, not yet checked: see `find_problems`."""
 
@@ -102,6 +106,7 @@ class Draft(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sessions: SessionsSettings = SessionsSettings()
     otlp: OtlpSettings = OtlpSettings()
     logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
 
 
 class Settings(Draft, frozen=True, kw_only=True, forbid_unknown_fields=True):

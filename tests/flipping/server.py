@@ -13,8 +13,12 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import TypeVar
 
 import httpx
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.faults.rigs import raw, settings_of
-from tests.flipping.rigs import Flipped, take
+from tests.flipping.rigs import Flipped, take, with_node
 
 from adjourn.cli.options import load_settings
 from adjourn.http.server import serve
@@ -87,6 +91,20 @@ def origins_that_may_send_beacons(flip: Flipped) -> list[str]:
         return may
 
     return with_server(flip, talk)
+
+
+def leaves_spans(flip: Flipped) -> bool:
+    """Whether taking an event in leaves spans with the tracer provider of the program."""
+    exporter = InMemorySpanExporter()
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):  # a process can set it once
+        trace.set_tracer_provider(TracerProvider())
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    processor = SimpleSpanProcessor(exporter)
+    provider.add_span_processor(processor)
+    with_node(flip, lambda node: take(node, raw("s")))
+    processor.shutdown()
+    return any(span.name == "adjourn.commit" for span in exporter.get_finished_spans())
 
 
 def host_that_answers(flip: Flipped) -> str:

@@ -50,6 +50,10 @@ async def _serve(settings: Settings, with_demo: bool, load: Callable[[], Setting
     from adjourn.http.server import serve as serve_http
     from adjourn.node import Node
 
+    if settings.tracing.enabled:
+        from adjourn import tracing
+
+        tracing.export()
     demo: Demo | None = None
     if with_demo:
         from adjourn.cli.demo import Demo

@@ -21,6 +21,7 @@ from adjourn.errors import EventConflict
 from adjourn.events import Record
 from adjourn.log import Log
 from adjourn.prices import PriceTable
+from adjourn.tracing import OFF, Tracing
 
 Status = Literal["accepted", "duplicate", "conflict", "invalid"]
 
@@ -75,7 +76,13 @@ class Counters(msgspec.Struct):
 
 class Ingest:
     def __init__(
-        self, database: Database, log: Log, settings: IngestSettings, prices: PriceTable, clock: Clock
+        self,
+        database: Database,
+        log: Log,
+        settings: IngestSettings,
+        prices: PriceTable,
+        clock: Clock,
+        tracing: Tracing = OFF,
     ) -> None:
         self.counters = Counters()
         self.in_hand = 0
@@ -85,6 +92,7 @@ class Ingest:
         self._settings = settings
         self._prices = prices
         self._clock = clock
+        self._tracing = tracing
         self._last_context: Context | None = None
 
     async def take(
@@ -106,7 +114,8 @@ class Ingest:
         TooBusy, Unavailable, StorageFull: then nothing is claimed, and the same call may be made again."""
         self.in_hand += len(raws)
         try:
-            return await self._take(tenant, raws, source, producer, sequences, refused, costs)
+            with self._tracing.span("adjourn.ingest", **{"adjourn.source": source, "adjourn.events": len(raws)}):
+                return await self._take(tenant, raws, source, producer, sequences, refused, costs)
         finally:
             self.in_hand -= len(raws)
 
@@ -229,6 +238,15 @@ class Ingest:
         """One write for each partition that the events belong to; what is refused goes with the first."""
         if not records and not refused:
             return []
+        with self._tracing.span("adjourn.commit", **{"adjourn.events": len(records)}):
+            appended = await self._commit(records, refused, producer)
+            for part in appended:
+                if part.first_offset >= 0:
+                    accepted = len(part.records) if part.verdicts is None else part.verdicts.count("accepted")
+                    self._tracing.committed(part.partition, part.first_offset, accepted)
+        return appended
+
+    async def _commit(self, records: list[Record], refused: list[Quarantined], producer: str) -> list[Appended]:
         if self._database.partitions == 1:
             weight = max(1, len(records))
             return [await self._database.write(_put, records, refused, producer, weight=weight)]
