@@ -118,6 +118,24 @@ def test_events_do_not_depend_on_cuts_or_line_ends(lines: list[bytes], ending: b
     assert [data for part in cut for data in events.feed(part)] == Events(1000).feed(whole)
 
 
+def test_line_ends_may_change_within_a_stream() -> None:
+    """A line that ends with CR LF before an empty one of LF alone ends its event, however it is cut."""
+    stream = b"data: 1\r\n\ndata: 2\r\rdata: 3\n\r\n"
+    for size in (1, 2, 3, 100):
+        events = Events(1000)
+        cut = [stream[at : at + size] for at in range(0, len(stream), size)]
+        assert [data for part in cut for data in events.feed(part)] == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n", b"\r"])
+def test_a_stream_that_ends_without_an_empty_line_is_read_to_its_end(ending: bytes) -> None:
+    """What its last event says of tokens counts, as the client has got it."""
+    copy = AnswerCopy(SSE, "")
+    copy.take(b'data: {"usage": {"prompt_tokens": 5, "completion_tokens": 7}}' + ending, last=False)
+    assert copy.finish()
+    assert (copy.reading.usage.input_tokens, copy.reading.usage.output_tokens) == (5, 7)
+
+
 def test_an_event_that_is_too_large_is_left_out(rng: random.Random) -> None:
     """Those around it are read, and no more than the bound is held."""
     stream = b"data: 1\n\ndata: " + b"x" * 5000 + b"\n\n" + b"data: yy\n" * 300 + b"\ndata: 2\n\n"

@@ -59,7 +59,9 @@ class AnswerCopy:
 
     def finish(self) -> bool:
         """Nothing follows. Whether that said something."""
-        return self._decode is not None and not self.streamed and self._whole(True)
+        if self._decode is None:
+            return False
+        return self._event_data(self._events.end()) if self.streamed else self._whole(True)
 
     def _event_data(self, found: list[bytes]) -> bool:
         said = False
@@ -118,10 +120,11 @@ class Events:
         self._after_return = False
 
     def feed(self, piece: bytes) -> list[bytes]:
-        if self._after_return and piece[:1] == b"\n":
+        if not piece:
+            return []
+        after_return, self._after_return = self._after_return, piece[-1:] == b"\r"
+        if after_return and piece[:1] == b"\n":
             piece = piece[1:]
-        if piece:
-            self._after_return = piece[-1:] == b"\r"
         if b"\r" in piece:
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if b"\n" not in piece:
@@ -142,6 +145,11 @@ class Events:
                 self._size = 0
         self._keep(lines[-1])
         return found
+
+    def end(self) -> list[bytes]:
+        """Nothing follows. The standard drops an event that lacks the empty line at its end; a server that leaves that
+        line out at the end of its stream still meant what it said."""
+        return self.feed(b"\n\n")
 
     def _keep(self, part: bytes) -> None:
         if self._size + len(self._rest) + len(part) > self._bytes_max:
