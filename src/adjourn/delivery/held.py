@@ -86,6 +86,10 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
         return self.tenant, self.session_id
 
 
+Place = tuple[int, str, int, int]
+"""When a dead letter died, and its destination, partition and offset: by these they are in order."""
+
+
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Which dead letters: every field that is given must fit. Times are when they died; `before` is a page's end."""
 
@@ -152,14 +156,40 @@ def select(reader: Reader, wanted: Wanted, *, before: str = "", limit: int) -> l
     where, params = _where(wanted)
     if before:
         last = show(reader, wanted.tenant, before)
-        where += " AND (held_ms < ? OR (held_ms = ? AND (destination, partition, event_offset) < (?, ?, ?)))"
-        params += [last.held_ms, last.held_ms, *_place(last)]
+        where += " AND (held_ms, destination, partition, event_offset) < (?, ?, ?, ?)"
+        params += [last.held_ms, *_place(last)]
     rows = reader.rows(
         f"SELECT {_COLUMNS} FROM held_events WHERE {where} "
         "ORDER BY held_ms DESC, destination DESC, partition DESC, event_offset DESC LIMIT ?",
         (*params, limit),
     )
     return [_held(row) for row in rows]
+
+
+def places(reader: Reader, wanted: Wanted, *, behind: Place | None, limit: int) -> list[Place]:
+    """Where dead letters are, newest first, without reading them: there may be many."""
+    where, params = _where(wanted)
+    if behind is not None:
+        where += " AND (held_ms, destination, partition, event_offset) < (?, ?, ?, ?)"
+        params += behind
+    rows = reader.rows(
+        f"SELECT held_ms, destination, partition, event_offset FROM held_events WHERE {where} "
+        "ORDER BY held_ms DESC, destination DESC, partition DESC, event_offset DESC LIMIT ?",
+        (*params, limit),
+    )
+    return [msgspec.convert(row, Place) for row in rows]
+
+
+def place_of(reader: Reader, tenant: str | None, letter_id: str) -> Place:
+    """Raises NotFound."""
+    letter = show(reader, tenant, letter_id)
+    return letter.held_ms, *_place(letter)
+
+
+def dead(reader: Reader, found: Iterable[Place]) -> list[Held]:
+    """Those that are dead letters still, whole, in the order of `found`."""
+    sql = f"SELECT {_COLUMNS} FROM held_events WHERE state = 'dead' AND {_PLACE}"
+    return [_held(row) for _, *place in found for row in reader.rows(sql, place)]
 
 
 def show(reader: Reader, tenant: str | None, letter_id: str) -> Held:

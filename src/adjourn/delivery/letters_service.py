@@ -8,11 +8,13 @@ from collections.abc import AsyncGenerator, Callable
 from adjourn.clock import Clock
 from adjourn.database import Database, Tx
 from adjourn.delivery import held
-from adjourn.delivery.held import Held, Wanted
+from adjourn.delivery.held import Held, Place, Wanted
 from adjourn.delivery.route import Shapes
 from adjourn.errors import NotFound, ShapingFailed
 
 STEP = 200
+LOOK = 10_000
+"""Each look goes through all dead letters that there are."""
 
 Deal = Callable[[Tx, str | None, str, int], Held]
 
@@ -24,9 +26,12 @@ class DeadLetters:
 
     async def select(self, wanted: Wanted, *, fits: Shapes | None, before: str = "", limit: int) -> list[Held]:
         """Newest first. `fits`: a filter over the events. Raises NotFound for a `before` that is gone."""
+        if fits is None:
+            return await self._database.read(held.select, wanted, before=before, limit=limit)
+        behind = await self._database.read(held.place_of, wanted.tenant, before) if before else None
         found: list[Held] = []
-        async for page in self._pages(wanted, before):
-            found += await _fitting(page, fits)
+        async for page in self._letters(wanted, fits, behind):
+            found += page
             if len(found) >= limit:
                 break
         return found[:limit]
@@ -53,19 +58,29 @@ class DeadLetters:
 
     async def _all(self, deal: Deal, wanted: Wanted, fits: Shapes | None) -> int:
         # Oldest first, so that what a destination gets again it gets in the order in which it missed it.
-        ids = [letter.id async for page in self._pages(wanted, "") for letter in await _fitting(page, fits)][::-1]
+        if fits is None:
+            ids = [":".join(map(str, place[1:])) async for page in self._places(wanted, None) for place in page]
+        else:
+            ids = [letter.id async for page in self._letters(wanted, fits, None) for letter in page]
+        ids.reverse()
         dealt = 0
         for start in range(0, len(ids), STEP):
             dealt += await self._database.write(_deal_with, deal, ids[start : start + STEP], self._clock.wall_ms())
         return dealt
 
-    async def _pages(self, wanted: Wanted, before: str) -> AsyncGenerator[list[Held]]:
+    async def _places(self, wanted: Wanted, behind: Place | None) -> AsyncGenerator[list[Place]]:
         while True:
-            page = await self._database.read(held.select, wanted, before=before, limit=STEP)
+            page = await self._database.read(held.places, wanted, behind=behind, limit=LOOK)
             yield page
-            if len(page) < STEP:
+            if len(page) < LOOK:
                 return
-            before = page[-1].id
+            behind = page[-1]
+
+    async def _letters(self, wanted: Wanted, fits: Shapes, behind: Place | None) -> AsyncGenerator[list[Held]]:
+        """Those that fit, a page at a time; what somebody else deals with meanwhile is left out."""
+        async for places in self._places(wanted, behind):
+            for start in range(0, len(places), STEP):
+                yield await _fitting(await self._database.read(held.dead, places[start : start + STEP]), fits)
 
 
 def _deal_with(tx: Tx, deal: Deal, ids: list[str], now_ms: int) -> int:
@@ -79,10 +94,8 @@ def _deal_with(tx: Tx, deal: Deal, ids: list[str], now_ms: int) -> int:
     return dealt
 
 
-async def _fitting(page: list[Held], fits: Shapes | None) -> list[Held]:
+async def _fitting(page: list[Held], fits: Shapes) -> list[Held]:
     """A filter may take long over an event: others have their turn between two."""
-    if fits is None:
-        return page
     found: list[Held] = []
     for letter in page:
         if _fits(letter, fits):

@@ -101,7 +101,7 @@ class ParkedEvents:
                 await self._sender.pause(wait_s, until=self._more)
 
     def _ready(self, parked: Sequence[Parked]) -> tuple[list[list[Parked]], float]:
-        """(of each session whose time has come, its first event and those that may go with it; else how long to wait)"""
+        """(of each session whose time has come, its first event and those that go with it; else how long to wait)"""
         now_ms = self._clock.wall_ms()
         known = {one.offset for one in parked}
         self._alone &= known
