@@ -124,6 +124,27 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     asyncio.run(main())
 
 
+def test_what_a_receiver_repeats_shows_no_credentials() -> None:
+    """An answer that holds the request's headers or address, as those of debugging aids do, is kept without secrets."""
+
+    async def main() -> bytes:
+        def repeat(request: Request) -> web.Response:
+            return web.Response(status=400, text=f"{request.headers} of urluser, q-parameter")
+
+        async with Receiver(repeat, secret="") as receiver:
+            url = receiver.url.replace("//", "//urluser:urlpass@") + "?token=q-parameter"
+            client = Outbound(name="out", url=url, headers={"X-Key": "header-value"}, **LOOPBACK)
+            try:
+                return (await client.post(b"{}", {"Signed-With": "plain"})).body
+            finally:
+                await client.close()
+
+    body = asyncio.run(main())
+    assert b"X-Key" in body
+    for secret in (b"header-value", b"urluser", b"urlpass", b"dXJsdXNlcjp1cmxwYXNz", b"q-parameter"):
+        assert secret not in body
+
+
 def test_plain_http_is_for_those_who_ask_for_it() -> None:
     """A url with http:// is refused unless it is allowed, and one that is no web address in any case."""
     with pytest.raises(ConfigInvalid, match="allow_http"):

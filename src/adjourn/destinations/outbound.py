@@ -10,8 +10,10 @@ late: aiohttp costs megabytes.
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import os
+import re
 import socket
 import warnings
 import weakref
@@ -37,6 +39,7 @@ KEEPALIVE_S = 50
 _NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """Whatever else goes wrong may be the receiver's answer to what it was sent: some break over one event."""
 LARGE_BYTES = 1_000_000
+CREDENTIAL_LENGTH_MIN = 6
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to addresses; raises OSError."""
@@ -70,6 +73,7 @@ class Outbound:
         self.url = _url(name, url, allow_http)
         self.where = f"destination '{name}': {self.url.origin()}"
         self._headers = {"User-Agent": f"adjourn/{__version__}", **headers}
+        self._credentials = _credentials(headers, self.url)
         self._concurrency = concurrency
         self._timeout_s = timeout_ms / 1000
         self._allowed = networks_of(allow_networks)
@@ -126,7 +130,8 @@ class Outbound:
             if size > self._answer_bytes_max:
                 response.close()
                 break
-        return bytes(kept)
+        # Some receivers repeat what they were sent, and what they say is shown to people.
+        return self._credentials.sub(b"***", bytes(kept)) if self._credentials else bytes(kept)
 
     # --- the session ---------------------------------------------------------------------------------------------
 
@@ -274,6 +279,16 @@ def _url(name: str, text: str, allow_http: bool) -> URL:
         fact = f"destination '{name}': url is plain http, which anyone on the way can read and change"
         raise ConfigInvalid(f"{fact}; give an https:// one, or set allow_http: true", path="url")
     return url
+
+
+def _credentials(headers: Mapping[str, str], url: URL) -> re.Pattern[bytes] | None:
+    """Finds the values of headers and url that may be secret."""
+    values = [value for name, value in headers.items() if name.lower() not in ("content-type", "user-agent")]
+    values += [value.split()[-1] for value in values if value.split()]  # without the scheme of `Authorization`
+    values += [value for value in (url.user, url.password, *url.query.values()) if value]
+    values.append(base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode())  # as they are sent
+    long = sorted({value.encode() for value in values if len(value) >= CREDENTIAL_LENGTH_MIN}, key=len, reverse=True)
+    return re.compile(b"|".join(map(re.escape, long))) if long else None
 
 
 def _nothing() -> None:
