@@ -170,6 +170,14 @@ def test_no_loop_runs_away_unseen(loop: str) -> None:
         holds(source, event)
 
 
+def test_no_transform_copies_a_list_into_each_member_of_another() -> None:
+    """What a sender wrote as two lists does not become ninety million values."""
+    event = changed(a=[1] * 3_000, b=[1] * 30_000)
+    with pytest.raises(ShapingFailed, match="too much text"):
+        fields("{'all': event.a.map(x, event.b)}", event)
+    assert fields("{'all': event.a.map(x, x + 1)}", changed(a=[1] * 3_000)) == {"all": [2] * 3_000}
+
+
 def test_loops_of_ordinary_size_are_let_through() -> None:
     """A thousand members compared with a text or a number, and plain patterns, are no danger."""
     event = changed(items=[{"name": f"n{i}", "size": i} for i in range(1_000)])

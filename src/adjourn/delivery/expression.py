@@ -51,6 +51,7 @@ _LOOP = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(")
 _TEXT_WORK = re.compile(r"\+|\b(?:contains|matches|startsWith|endsWith|string|bytes)\b")
 # Of lists and objects, what looks at every member; a comparison with a literal does not.
 _LIST_WORK = re.compile(r"[=!]=(?!\s*(?:'p?'|[-.\d]|(?:true|false|null)\b))|\bin\b")
+_MAP = re.compile(r"\.\s*map\s*\(")
 _MATCHED = re.compile(r"\bmatches\b")
 _MATCHED_PLAINLY = re.compile(r"\.\s*matches\s*\(\s*'p'\s*\)")
 _CODE = re.compile(r"^[A-Z_]+: | \[[A-Z_]+\]$")
@@ -72,7 +73,9 @@ class Expression:
         code = _code_of(source)
         self._loops = len(_LOOP.findall(code))
         self._work = 1 + len(_TEXT_WORK.findall(code))
-        self._list_work = len(_LIST_WORK.findall(code))
+        # Each turn of `map` may give a whole list, which is copied into what a transform gives.
+        given = len(_MAP.findall(code)) if kind == "transform" else 0
+        self._list_work = len(_LIST_WORK.findall(code)) + given
         plain = len(_MATCHED_PLAINLY.findall(code))
         self._matched_bytes = PLAIN_MATCH_BYTES * plain + MATCH_BYTES * (len(_MATCHED.findall(code)) - plain)
         self._literal = (len(source), 1 + code.count(","))
