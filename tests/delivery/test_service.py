@@ -247,3 +247,27 @@ def test_a_destination_that_fails_to_close_does_not_keep_its_successor_from_star
         assert (destination.taken, destination.closed) == (["s0", "s1"], 2)
 
     asyncio.run(run())
+
+
+def test_what_interrupted_delivery_is_not_said_any_more_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect in the destination's open is over: although nothing is to be sent, nothing is said to be wrong."""
+
+    class Odd(Scripted):
+        broken = True
+
+        async def open(self) -> None:
+            if self.broken:
+                raise RuntimeError("it broke")
+
+    async def run() -> None:
+        destination = Odd()
+        async with delivering(tmp_path, monkeypatch, destination) as node, asyncio.timeout(20):
+            while node.delivery.stats["scripted"].waiting != "it broke":
+                await asyncio.sleep(0.001)
+            destination.broken = False
+            while node.delivery.stats["scripted"].waiting:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(run())

@@ -88,6 +88,7 @@ class Follower:
                 self._sender.stats.waiting = str(error)
                 _log.exception("delivery_interrupted", destination=name, partition=self._partition)
                 await self._sender.pause(1.0)
+                self._sender.stats.waiting = self._sender.gate.waiting  # until it is interrupted again
 
     async def _flow(self) -> None:
         if not await self._sender.open():

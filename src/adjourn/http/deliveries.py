@@ -4,7 +4,7 @@ destination, its pause and its configuration are the whole installation's."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -247,4 +247,5 @@ def _letters(request: AnyRequest) -> DeadLetters:
 
 
 def _ms(time: datetime | None) -> int | None:
-    return None if time is None else int(time.timestamp() * 1000)
+    """A time without an offset is UTC, whatever this machine's zone."""
+    return None if time is None else int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)

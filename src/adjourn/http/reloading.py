@@ -20,12 +20,13 @@ _log = eventlog.get_logger("adjourn.http")
 
 def reload_of(node: Node, load: Callable[[], Settings] | None) -> Reload | None:
     """None where nothing can be read again."""
-    return None if load is None else partial(_reload, node, load)
+    return None if load is None else partial(_reload, node, load, asyncio.Lock())
 
 
-async def _reload(node: Node, load: Callable[[], Settings]) -> Reconfigured:
+async def _reload(node: Node, load: Callable[[], Settings], turn: asyncio.Lock) -> Reconfigured:
     try:
-        return await node.reconfigure(await asyncio.to_thread(load))
+        async with turn:  # read in the order in which they are obeyed: an older file must not come last
+            return await node.reconfigure(await asyncio.to_thread(load))
     finally:
         # Whoever loads settings has logging follow them, also where they are then refused.
         eventlog.configure(node.settings.logging.level, node.settings.logging.format)
