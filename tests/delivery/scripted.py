@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
 from tests.faults.rigs import mapping, raw, settings_of
 
@@ -115,3 +116,11 @@ async def called(destination: Scripted) -> None:
     async with asyncio.timeout(20):
         while not destination.calls:
             await asyncio.sleep(0.001)
+
+
+async def waits_for_a_lock(url: str) -> None:
+    """Until some session there waits for another's row."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection, asyncio.timeout(20):
+        sql = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        while not await (await connection.execute(sql)).fetchall():
+            await asyncio.sleep(0.01)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.delivery.scripted import Judging, delivering, put_events, settled
+from tests.delivery.scripted import Judging, delivering, put_events, settled, waits_for_a_lock
 from tests.faults.rigs import url_of
 
 from adjourn.database import Tx
@@ -16,14 +16,6 @@ from adjourn.destination import Refusal
 from adjourn.errors import NotFound
 
 Deal = Callable[[Tx, str | None, str, int], Held]
-
-
-async def waits_for_a_lock(url: str) -> None:
-    """Until some session there waits for another's row."""
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection, asyncio.timeout(20):
-        sql = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        while not await (await connection.execute(sql)).fetchall():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("first", ["redrive", "discard", "expire"])

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psycopg
 import pytest
-from tests.delivery.scripted import Judging, called, delivering, put_events, settled
+from tests.delivery.scripted import Judging, called, delivering, put_events, settled, waits_for_a_lock
 from tests.faults.rigs import url_of
 
 from adjourn.delivery import held
@@ -106,5 +107,32 @@ def test_a_redriven_event_that_the_filter_drops_by_now_is_filtered(
             await counted(node, delivered=0, dead_lettered=0, filtered=1, pending=0)
             assert await place(node, 0) == "filtered"
         assert not takes.calls
+
+    asyncio.run(run())
+
+
+def test_retention_counts_no_more_than_what_another_node_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One node delivers and moves the cursor while another one's retention is about to pass it: each event is counted
+    once."""
+    url = url_of("postgresql", tmp_path)
+
+    async def run() -> None:
+        async with delivering(tmp_path, monkeypatch, Judging(lambda ids: {}), url=url, drop_after_ms=1) as node:
+            await node.delivery.pause("scripted", "a test")
+            await put_events(node, *[("a", f"a{number}") for number in range(6)])
+            part = max(range(node.database.partitions), key=(await node.log.heads()).__getitem__)
+            await asyncio.sleep(0.01)  # so old that it may be dropped
+            async with await psycopg.AsyncConnection.connect(url) as other:
+                await other.execute("UPDATE cursors SET next_offset = 4 WHERE partition = %s", (part,))
+                await other.execute(
+                    "INSERT INTO consumer_counts VALUES ('destination:scripted', %s, 'delivered', 4)", (part,)
+                )
+                retaining = asyncio.create_task(node.log.retain(age_ms_max=1, bytes_max=None))
+                await waits_for_a_lock(url)
+                await other.commit()
+            assert await retaining == 6
+            await counted(node, delivered=4, expired=2, pending=0)
 
     asyncio.run(run())
