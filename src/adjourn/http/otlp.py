@@ -1,8 +1,8 @@
 """`POST /v1/traces`: OTLP/HTTP, to which OpenTelemetry's exporters and collectors send spans as they are.
 
 https://opentelemetry.io/docs/specs/otlp/#otlphttp: an answer has the encoding of its request, errors too, which are a
-`google.rpc.Status` and no problem document. Whatever may be sent again is answered 503, since OpenTelemetry's exporters for Python
-dropped what is answered 429 until 2026. What becomes of spans: docs/howto/otlp.md.
+`google.rpc.Status` and no problem document. Whatever may be sent again is answered 503, since OpenTelemetry's exporters
+for Python dropped what is answered 429 until 2026. What becomes of spans: docs/howto/otlp.md.
 """
 
 from __future__ import annotations
