@@ -31,7 +31,7 @@ MAKE_WAY_S_MAX = 1.0
 BUSY_EVENTS = 250
 BUSY_SHARE = 0.8
 """Of one core; this process's own."""
-ROUTE_AT_ONCE = 100
+ROUTE_AT_ONCE = 8
 """Events whose filter and transform are worked out before the event loop gets its turn."""
 
 
