@@ -26,7 +26,7 @@ run: .venv/.run
 	@exec $(BIN)/adjourn serve --demo
 
 test: .venv/.dev
-	@exec $(BIN)/python -m pytest
+	@exec $(BIN)/python -m pytest -n 4 --dist loadfile
 
 check: .venv/.dev
 	$(BIN)/ruff check

@@ -13,6 +13,7 @@ settings.register_profile("adjourn", deadline=None, derandomize=False, print_blo
 settings.load_profile("adjourn")
 
 SEED = int(os.environ.get("ADJOURN_SEED") or random.SystemRandom().randrange(2**32))
+os.environ["ADJOURN_SEED"] = str(SEED)  # the workers among which tests are shared out draw none of their own
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

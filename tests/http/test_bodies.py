@@ -139,6 +139,7 @@ def zstd_streamed(data: bytes) -> bytes:
         (A + B, "identity"),
         (A + B, ""),
     ],
+    ids=range(7),
 )
 def test_every_encoding_gives_back_what_was_packed(packed: bytes, encoding: str) -> None:
     """Members and frames are read one after the other; unknown sizes and skippable frames are no obstacle."""

@@ -101,7 +101,7 @@ def test_a_wish_for_http_2_is_passed_over(server: Serving, pieces: int) -> None:
             assert b'"accepted":1' in answer
 
 
-@pytest.mark.parametrize("body", [event(), event() + b"\n" + event()])
+@pytest.mark.parametrize("body", [event(), event() + b"\n" + event()], ids=range(2))
 def test_who_has_said_all_still_hears_the_answer(server: Serving, body: bytes) -> None:
     """A sender that closes its half of the connection behind the request is answered, and then it ends."""
     head = server.head("POST /v1/events", "content-type: application/x-ndjson", f"content-length: {len(body)}")
