@@ -27,6 +27,21 @@ NEEDS: dict[tuple[str, str], Permission] = {
     ("GET", "/v1/metrics"): "metrics:read",
     ("GET", "/metrics"): "metrics:read",
     ("GET", "/v1/stream"): "events:read",
+    ("POST", "/v1/destinations/name/pause"): "destinations:write",
+    ("POST", "/v1/destinations/name/resume"): "destinations:write",
+    ("POST", "/v1/destinations/name/test"): "destinations:write",
+    ("GET", "/v1/dead-letters"): "dead_letters:read",
+    ("GET", "/v1/dead-letters/letter_id"): "dead_letters:read",
+    ("POST", "/v1/dead-letters/letter_id/redrive"): "dead_letters:write",
+    ("DELETE", "/v1/dead-letters/letter_id"): "dead_letters:write",
+    ("POST", "/v1/dead-letters/redrive"): "dead_letters:write",
+    ("POST", "/v1/dead-letters/discard"): "dead_letters:write",
+    ("POST", "/v1/reload"): "settings:write",
+    ("POST", "/v1/sessions/begin"): "sessions:write",
+    ("POST", "/v1/sessions/session_id/heartbeat"): "sessions:write",
+    ("POST", "/v1/sessions/session_id/complete"): "sessions:write",
+    ("GET", "/v1/sessions/session_id"): "sessions:read",
+    ("GET", "/v1/sessions"): "sessions:read",
 }
 BAD_KEYS = ["", "Bearer", "Bearer adj_wrong", "Basic YTpi", "adj_", "Bearer adj_" + "0" * 32, "Bearer \xff"]
 
