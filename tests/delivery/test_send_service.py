@@ -11,8 +11,9 @@ from adjourn.delivery.channel import Channel
 from adjourn.delivery.send_service import Sender
 from adjourn.destination import Batch, Refusal
 from adjourn.errors import DestinationOutage
+from adjourn.events import StoredEvent
 
-BATCH = Batch("a/0/0-1", ())
+BATCH = Batch("a/0/0-1", (StoredEvent(0, 0, "default", b"{}", 1, None, ""),))
 
 
 class Hanging(Scripted):
