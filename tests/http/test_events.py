@@ -104,7 +104,7 @@ def test_a_bad_cloud_event_does_not_sink_its_batch(any_server: Serving) -> None:
         ),
         (event(), "application/json", {"ce_specversion": "1.0"}, 400, "body_invalid"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_what_cannot_be_read_is_refused(
     server: Serving, body: bytes, kind: str, headers: dict[str, str], status: int, code: str
