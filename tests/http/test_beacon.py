@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Generator
@@ -143,6 +144,18 @@ def test_a_body_in_pieces_is_bounded_too(open_server: Serving) -> None:
     assert whole.status_code == 202
     long = open_server.client.post("/v1/beacon", content=iter([b" " * 40_000] * 2), headers=headers)
     assert is_problem(long, 413, "body_too_large")
+
+
+def test_senders_who_dribble_keep_nobody_out(open_server: Serving) -> None:
+    """What counts is how much they hold, not how many they are: a thousand that have sent one byte cost a thousand."""
+    head = [f"origin: {ORIGIN}", "content-type: text/plain", "content-length: 500", "expect: 100-continue"]
+    with contextlib.ExitStack() as lines:
+        for _ in range(1001):
+            line = lines.enter_context(open_server.socket())
+            line.sendall(open_server.head("POST /v1/beacon", *head, who="acme/beacon"))
+            assert line.recv(100).startswith(b"HTTP/1.1 100 ")  # its body is being waited for
+            line.sendall(b"{")
+        assert send(open_server, numbered("8")).status_code == 202
 
 
 def test_without_origins_there_is_no_beacon(server: Serving) -> None:

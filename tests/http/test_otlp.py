@@ -354,7 +354,7 @@ def test_what_is_not_otlp_is_a_problem(server: Serving) -> None:
 @pytest.mark.parametrize("kind", [PROTOBUF, JSON])
 def test_too_much_at_once_is_to_be_sent_again(tmp_path: Path, kind: str) -> None:
     """503 with Retry-After, which every exporter tries again, whether bodies or writes are too many."""
-    patches = {"adjourn.http.otlp.BODIES_BYTES_MAX": 10}
+    patches = {"adjourn.http.reading.BODIES_BYTES_MAX": 10}
     with serving(database_url("sqlite", tmp_path), tmp_path, patches=patches) as server:
         head = server.head(f"POST {TRACES_PATH}", f"content-type: {kind}", "content-length: 1000")
         with server.socket() as first:
@@ -376,7 +376,7 @@ def _posted(server: Serving, kind: str) -> httpx.Response:
 
 def test_a_client_that_hangs_up_leaves_nothing_held(tmp_path: Path) -> None:
     """Its room for bodies is free again."""
-    patches = {"adjourn.http.otlp.BODIES_BYTES_MAX": 1000}
+    patches = {"adjourn.http.reading.BODIES_BYTES_MAX": 1000}
     with serving(database_url("sqlite", tmp_path), tmp_path, patches=patches) as server:
         for _ in range(5):
             with server.socket() as gone:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import zstandard
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from adjourn.completion.otlp import TEXT_LENGTH_MAX, Span
-from adjourn.errors import BodyInvalid, BodyTooLarge, MediaTypeUnsupported
-from adjourn.http.otlp_bodies import JSON, PROTOBUF, answer, decompress, spans_of
+from adjourn.errors import BodyInvalid
+from adjourn.http.otlp_bodies import JSON, PROTOBUF, answer, spans_of
 
 TRACE, PARENT, CHILD = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7"
 
@@ -258,27 +254,3 @@ def test_a_body_that_is_cut_or_changed_is_read_or_refused() -> None:
                 list(spans_of(broken, PROTOBUF))
             except BodyInvalid:
                 continue
-
-
-@pytest.mark.parametrize(
-    ("encoding", "pack"),
-    [("gzip", gzip.compress), ("deflate", zlib.compress), ("zstd", zstandard.compress), ("identity", bytes)],
-)
-def test_every_compression_of_exporters_is_read(encoding: str, pack: Callable[[bytes], bytes]) -> None:
-    """Bounded before it is inflated past the limit, and refused where it is cut off."""
-    body = request().SerializeToString()
-    packed = pack(body)
-    assert decompress(packed, encoding, len(body)) == body
-    if encoding != "identity":
-        with pytest.raises(BodyTooLarge):
-            decompress(packed, encoding, len(body) - 1)
-        with pytest.raises(BodyInvalid):
-            decompress(packed[:-9], encoding, len(body))
-        with pytest.raises(BodyInvalid):
-            decompress(b"not packed", encoding, len(body))
-
-
-def test_other_compressions_are_refused() -> None:
-    """By name."""
-    with pytest.raises(MediaTypeUnsupported):
-        decompress(b"", "br", 100)

@@ -19,9 +19,10 @@ from adjourn.errors import AdjournError, BodyInvalid, BodyTooLarge, MethodNotAll
 from adjourn.eventlog import get_logger
 from adjourn.http import openapi
 from adjourn.http.beacon import BeaconEndpoint
-from adjourn.http.events import DEFECT, EVENTS_PATH, EventsEndpoint, Receive, Scope, Send, refuse
+from adjourn.http.events import EVENTS_PATH, EventsEndpoint
 from adjourn.http.otlp import TRACES_PATH, TracesEndpoint
 from adjourn.http.problems import MEDIA_TYPE, ProblemDetails, headers_of, problem
+from adjourn.http.raw import DEFECT, Receive, Scope, Send, refuse
 from adjourn.http.relay import RELAY_PATH, RelayEndpoint
 from adjourn.http.reloading import Reload
 from adjourn.http.routes import ROUTES

@@ -8,35 +8,31 @@ import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 
 from adjourn.completion.service import Ingest, Result
 from adjourn.errors import (
     AdjournError,
-    BodyTooLarge,
     EventConflict,
     EventInvalid,
     Forbidden,
     MediaTypeUnsupported,
     MethodNotAllowed,
     NotFound,
-    TooBusy,
     Unavailable,
 )
 from adjourn.events import BEACON
 from adjourn.http.bodies import JSON, media_type
 from adjourn.http.claims import claim, fields_of, key_of
-from adjourn.http.events import Headers, Receive, Scope, Send, refuse, respond, told
+from adjourn.http.raw import Headers, Receive, Scope, Send, refuse, respond, told
+from adjourn.http.reading import BodyReader, Gone, Held
 from adjourn.security.service import ANONYMOUS, Keys
 
 BEACON_PATH = "/v1/beacon"
 SCRIPT_PATH = "/beacon.js"
 BODY_BYTES_MAX = 64 * 1024
 """As much as browsers send in one beacon."""
-AT_ONCE_MAX = 1000
-"""Beacons that are being read or taken; past it, new ones are told to come back."""
 SCRIPT_AGE_S = 3600
 
 _KINDS = ("text/plain", JSON, "")
@@ -53,7 +49,7 @@ class BeaconEndpoint:
         self._ingest = ingest
         self._keys = keys
         self._origins = frozenset(origins)
-        self._at_once = 0
+        self._reader = BodyReader(BODY_BYTES_MAX, encodings=(), remedy="send less, or end sessions sooner")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope["headers"])
@@ -68,6 +64,8 @@ class BeaconEndpoint:
                 await self._one(scope, headers, receive, send, shared)
             else:
                 raise MethodNotAllowed(f"this method is not allowed on {BEACON_PATH}; send the event with POST")
+        except Gone:
+            return
         except Exception as error:
             problem = told(error, scope["path"])
             await refuse(send, problem, [*shared, *self._allow(problem, scope["path"])])
@@ -76,14 +74,8 @@ class BeaconEndpoint:
         self, scope: Scope, headers: Headers, receive: Receive, send: Send, shared: list[tuple[bytes, bytes]]
     ) -> None:
         self._check_open(headers)
-        self._at_once += 1
-        try:
-            body = await _body(headers, receive)
-            if body is None:
-                return  # the client hung up: nobody to answer, nothing to take
-            result = await self._taken(body, scope["query_string"])
-        finally:
-            self._at_once -= 1
+        with Held(self._reader) as held:
+            result = await self._taken(await self._reader.read(headers, receive, held), scope["query_string"])
         await respond(send, 202, JSON.encode(), _encode(result), shared)
 
     async def _taken(self, body: bytes, query: bytes) -> Result:
@@ -106,14 +98,10 @@ class BeaconEndpoint:
     def _check_open(self, headers: Headers) -> None:
         self._check_on()
         self._check_origin(headers)
-        if media_type(headers.get("content-type", "")) not in _KINDS or headers.get("content-encoding", ""):
-            raise MediaTypeUnsupported(
-                f"a beacon is text/plain or {JSON}, and not compressed; send it so", path="content-type"
-            )
+        if media_type(headers.get("content-type", "")) not in _KINDS:
+            raise MediaTypeUnsupported(f"a beacon is text/plain or {JSON}; send it so", path="content-type")
         if self.draining:
             raise Unavailable("this server is stopping; send again to another node", retry_after_ms=2000)
-        if self._at_once >= AT_ONCE_MAX:
-            raise TooBusy("too many beacons are being read at once; send again in a second", retry_after_ms=1000)
 
     def _check_on(self) -> None:
         if not self._origins:
@@ -180,22 +168,3 @@ _SCRIPT = (
 def _read_script() -> tuple[bytes, str]:
     script = Path(__file__).with_name("static").joinpath("beacon.js").read_bytes()
     return script, f'"{hashlib.sha256(script).hexdigest()[:16]}"'
-
-
-async def _body(headers: Headers, receive: Receive) -> bytes | None:
-    """None: the client hung up before it was whole."""
-    too_large = BodyTooLarge(f"a beacon has at most {BODY_BYTES_MAX} bytes; send less, or end sessions sooner")
-    length = headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > 18 or int(length) > BODY_BYTES_MAX):
-        raise too_large
-    body = bytearray()
-    more = True
-    while more:
-        message = cast("dict[str, Any]", await receive())
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if len(body) > BODY_BYTES_MAX:
-            raise too_large
-        more = message.get("more_body", False)
-    return bytes(body)

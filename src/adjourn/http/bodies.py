@@ -1,4 +1,4 @@
-"""From a request's body to events: NDJSON, one object, an array; plain, gzip or zstd. Pure, and bounded.
+"""From a request's body to events: NDJSON, one object, an array. Pure, and bounded.
 
 CloudEvents are read in `cloudevents.py`."""
 
@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
-import zstandard
 
 from adjourn.completion.validate import Problem
 from adjourn.errors import BodyInvalid, BodyTooLarge, MediaTypeUnsupported
@@ -23,18 +21,10 @@ CLOUD_BATCH = "application/cloudevents-batch+json"
 LINES = (NDJSON, "application/ndjson", "application/jsonl")
 FORM = "application/x-www-form-urlencoded"
 """What `curl -d` says of any body; JSON in it is taken for JSON."""
-ENCODINGS = ("gzip", "zstd")
 EVENTS_MAX = 50_000
 """In one request. Megabytes of `0,` would otherwise be millions of items, each refused and kept by itself."""
 SLICE_BYTES = 256 * 1024
 """How much is split before the event loop gets its turn."""
-MEMBERS_MAX = 4096
-"""Gzip members or zstd frames in one body; a million empty ones would take minutes."""
-GZIP_STEP_BYTES = 65_536
-# A zstd block of 4 bytes makes 128 KiB: a step makes at most 16 MiB more than was allowed.
-ZSTD_STEP_BYTES = 512
-# RFC 9659: the largest window that a content encoding may ask for.
-ZSTD_WINDOW_BYTES_MAX = 8 * 1024 * 1024
 
 _array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 # Integers stay text: Python refuses to convert some, and only where an item ends is of interest.
@@ -44,78 +34,6 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
-
-
-def decompress(body: bytes, encoding: str, bytes_max: int) -> bytes:
-    """Raises BodyTooLarge before more than `bytes_max` were made of it, BodyInvalid, MediaTypeUnsupported."""
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    try:
-        if encoding == "gzip":
-            return _gunzip(body, bytes_max)
-        if encoding == "zstd":
-            return _unzstd(body, bytes_max)
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise BodyInvalid(f"the body is not valid {encoding} ({error}); check Content-Encoding") from error
-    raise MediaTypeUnsupported(
-        f"Content-Encoding {encoding[:50]!r} is not read here; send {', '.join(ENCODINGS)}, or none",
-        path="content-encoding",
-    )
-
-
-def _gunzip(body: bytes, bytes_max: int) -> bytes:
-    """All members, one after the other, as gzip allows. In steps, because what follows a member is copied."""
-    parts: list[bytes] = []
-    room, position, members = bytes_max, 0, 0
-    while position < len(body):
-        members = _counted(members)
-        inflater = zlib.decompressobj(wbits=31)
-        while not inflater.eof:
-            step = inflater.unconsumed_tail or body[position : position + GZIP_STEP_BYTES]
-            if not step:
-                raise BodyInvalid("the gzip body ends too early; send it whole")
-            position += 0 if inflater.unconsumed_tail else len(step)
-            parts.append(inflater.decompress(step, room + 1))
-            room -= len(parts[-1])
-            if room < 0:
-                raise too_large(bytes_max)
-        position -= len(inflater.unused_data)
-    return b"".join(parts)
-
-
-def _unzstd(body: bytes, bytes_max: int) -> bytes:
-    """All frames. Not by a stream reader: it takes a frame that was cut off for a whole one."""
-    parts: list[bytes] = []
-    room, position, frames = bytes_max, 0, 0
-    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX)
-    while position < len(body):
-        frames = _counted(frames)
-        frame = decompressor.decompressobj()
-        while not frame.eof:
-            step = body[position : position + ZSTD_STEP_BYTES]
-            if not step:
-                raise BodyInvalid("the zstd body ends too early; send it whole")
-            position += len(step)
-            if part := frame.decompress(step):
-                parts.append(part)
-                room -= len(part)
-                if room < 0:
-                    raise too_large(bytes_max)
-        position -= len(frame.unused_data)
-    return b"".join(parts)
-
-
-def _counted(members: int) -> int:
-    if members == MEMBERS_MAX:
-        raise BodyInvalid(f"the body is made of more than {MEMBERS_MAX} compressed pieces; compress it as a whole")
-    return members + 1
-
-
-def too_large(bytes_max: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"the body is larger than {bytes_max} bytes; send fewer events at once, or raise server.body_mb_max"
-    )
 
 
 def too_many() -> BodyTooLarge:

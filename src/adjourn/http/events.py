@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from adjourn.completion.service import Ingest, Result
-from adjourn.errors import AdjournError, BodyInvalid, TooBusy, Unavailable
-from adjourn.eventlog import get_logger
+from adjourn.errors import BodyInvalid, Unavailable
 from adjourn.http import bodies
-from adjourn.http.problems import MEDIA_TYPE, headers_of, problem
+from adjourn.http.problems import MEDIA_TYPE, problem
+from adjourn.http.raw import Fields, Headers, Receive, Scope, Send, fields_of, refuse, respond, told
+from adjourn.http.reading import BodyReader, Gone, Held
 from adjourn.http.singles import Singles, event_of
 from adjourn.security.keys import Key
 from adjourn.security.roles import Permission
 from adjourn.security.service import Keys
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Answers = Callable[[int, bytes, bytes, Sequence[tuple[bytes, bytes]]], None]
+Answers = Callable[[int, bytes, bytes, Fields], None]
 """Sends a whole answer: status, content type, body, more headers."""
 
-_log = get_logger("adjourn.http")
 _encode = msgspec.json.Encoder().encode
 
 EVENTS_PATH = "/v1/events"
-BODIES_BYTES_MAX = 64 * 1024 * 1024
-"""All bodies that are being read or taken at once; past it, new ones are told to come back."""
-DEFECT = "something in Adjourn failed; the server's log has the trace: please report it"
-
-
-class Headers(Mapping[str, str]):
-    """The request's headers, decoded when asked for: most never are."""
-
-    __slots__ = ("_raw",)
-
-    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
-        self._raw = dict(raw)
-
-    def __getitem__(self, name: str) -> str:
-        return self._raw[name.encode("latin-1")].decode("latin-1")
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._raw)
-
-    def __len__(self) -> int:
-        return len(self._raw)
 
 
 class Answer(msgspec.Struct):
@@ -70,8 +44,7 @@ class EventsEndpoint:
         self.refused = 0
         self._ingest = ingest
         self._keys = keys
-        self._body_bytes_max = body_bytes_max
-        self._bytes_held = 0
+        self._reader = BodyReader(body_bytes_max)
         self._singles = Singles(ingest)
         self.draining = False
 
@@ -80,22 +53,22 @@ class EventsEndpoint:
         no room for it, and the handler below is to say so."""
         found = dict(headers)
         event = event_of(found, body)
-        if event is None or self.draining or self._bytes_held + len(body) > BODIES_BYTES_MAX:
+        if event is None or self.draining or not self._reader.has_room(len(body)):
             return False
         key = self._keys.known(found.get(b"authorization", b"").decode("latin-1"), "events:write")
         if key is None:
             return False
         self.requests += 1
-        self._bytes_held += len(body)
+        self._reader.bytes_held += len(body)
 
         def answered(outcome: Result | Exception) -> None:
-            self._bytes_held -= len(body)
+            self._reader.bytes_held -= len(body)
             if isinstance(outcome, Result):
                 answers(202, b"application/json", _encode(_answer([outcome])), ())
                 return
             self.refused += 1
             error = told(outcome, EVENTS_PATH)
-            answers(error.status, MEDIA_TYPE.encode(), _encode(problem(error)), _headers(error))
+            answers(error.status, MEDIA_TYPE.encode(), _encode(problem(error)), fields_of(error))
 
         self._singles.add(key.tenant, event, answered)
         return True
@@ -105,7 +78,7 @@ class EventsEndpoint:
         try:
             answer = await self._take(scope, receive)
             await respond(send, 202, b"application/json", _encode(answer))
-        except _Gone:
+        except Gone:
             return
         except Exception as error:
             self.refused += 1
@@ -121,65 +94,9 @@ class EventsEndpoint:
             raise Unavailable(
                 "this server is stopping; send again to another node or in a few seconds", retry_after_ms=2000
             )
-        body = await self._body(receive, headers)
-        held = len(body)
-        try:
-            encoding = headers.get("content-encoding", "")
-            if encoding:
-                body = await _decompressed(body, encoding, self._body_bytes_max)
-                held += len(body)
-                self._bytes_held += len(body)
-                self._check_held(held)
+        with Held(self._reader) as held:
+            body = await self._reader.read(headers, receive, held)
             return await self._ingested(key, body, headers)
-        finally:
-            self._bytes_held -= held
-
-    async def _body(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
-        """The body as sent; its bytes stay counted until the caller is done with it."""
-        length = headers.get("content-length", "")
-        if length.isdigit() and (len(length) > 18 or int(length) > self._body_bytes_max):
-            raise bodies.too_large(self._body_bytes_max)
-        message = await receive()
-        part: bytes = message.get("body", b"")
-        self._bytes_held += len(part)
-        try:
-            if message["type"] == "http.disconnect":
-                raise _Gone
-            if len(part) > self._body_bytes_max:
-                raise bodies.too_large(self._body_bytes_max)
-            self._check_held(len(part))
-        except BaseException:
-            self._bytes_held -= len(part)
-            raise
-        if not message.get("more_body", False):
-            return part
-        return await self._rest_of_body(receive, part)
-
-    async def _rest_of_body(self, receive: Receive, part: bytes) -> bytes:
-        parts = [part]
-        size = len(part)
-        try:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Gone
-                part = message.get("body", b"")
-                size += len(part)
-                self._bytes_held += len(part)
-                parts.append(part)
-                if size > self._body_bytes_max:
-                    raise bodies.too_large(self._body_bytes_max)
-                self._check_held(size)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-        except BaseException:
-            self._bytes_held -= size
-            raise
-
-    def _check_held(self, mine: int) -> None:
-        """One body alone is always let in, however small the room is."""
-        if self._bytes_held > BODIES_BYTES_MAX and self._bytes_held > mine:
-            raise TooBusy("too many bodies are being read at once; send again in a second", retry_after_ms=1000)
 
     async def _ingested(self, key: Key, body: bytes, headers: Mapping[str, str]) -> msgspec.Struct:
         found = await _split(body, headers)
@@ -207,16 +124,6 @@ def _answer(results: Sequence[Result]) -> Answer:
     )
 
 
-def told(error: Exception, path: str) -> AdjournError:
-    """What the sender hears of the error that is being handled."""
-    if not isinstance(error, AdjournError):
-        _log.exception("request_failed", path=path)
-        return AdjournError(DEFECT)
-    if error.status >= 500:
-        _log.warning("request_refused", code=error.code, detail=error.message)
-    return error
-
-
 async def _split(body: bytes, headers: Mapping[str, str]) -> bodies.Split:
     """Long bodies in slices, between which others have their turn."""
     content_type = headers.get("content-type", "")
@@ -227,20 +134,6 @@ async def _split(body: bytes, headers: Mapping[str, str]) -> bodies.Split:
         bodies.add(whole, part)
         await asyncio.sleep(0)
     return whole
-
-
-class _Gone(Exception):
-    """The client hung up before its body was whole: nobody to answer, nothing to take."""
-
-
-async def _decompressed(body: bytes, encoding: str, bytes_max: int) -> bytes:
-    """Big bodies in a thread: inflating releases the interpreter lock."""
-    if len(body) < INFLATE_INLINE_BYTES:
-        return bodies.decompress(body, encoding, bytes_max)
-    return await asyncio.to_thread(bodies.decompress, body, encoding, bytes_max)
-
-
-INFLATE_INLINE_BYTES = 131_072
 
 
 def _producer(headers: Mapping[str, str], count: int) -> tuple[str, Sequence[int] | None]:
@@ -256,19 +149,3 @@ def _producer(headers: Mapping[str, str], count: int) -> tuple[str, Sequence[int
             "Adjourn-Producer needs Adjourn-Sequence, the number of the first event, from 1", path="adjourn-sequence"
         )
     return producer, range(int(first), int(first) + count)
-
-
-async def refuse(send: Send, error: AdjournError, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    await respond(send, error.status, MEDIA_TYPE.encode(), _encode(problem(error)), [*_headers(error), *headers])
-
-
-def _headers(error: AdjournError) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in headers_of(error).items()]
-
-
-async def respond(
-    send: Send, status: int, content_type: bytes, body: bytes, extra: Sequence[tuple[bytes, bytes]] = ()
-) -> None:
-    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *extra]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -9,7 +9,6 @@ programs'.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 import msgspec
@@ -24,7 +23,6 @@ from adjourn.completion.otlp import (
     Value,
 )
 from adjourn.errors import BodyInvalid
-from adjourn.http import bodies
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
@@ -36,23 +34,6 @@ _IS_REMOTE = 0x300
 _STATUS_ERROR = 2
 
 Bounds = tuple[int, int]
-
-
-def decompress(body: bytes, encoding: str, bytes_max: int) -> bytes:
-    """As for events, and deflate, which OTLP's exporters have too. Raises BodyInvalid, BodyTooLarge,
-    MediaTypeUnsupported."""
-    if encoding.strip().lower() != "deflate":
-        return bodies.decompress(body, encoding, bytes_max)
-    inflater = zlib.decompressobj()
-    try:
-        whole = inflater.decompress(body, bytes_max + 1)
-    except zlib.error as error:
-        raise BodyInvalid(f"the body is not valid deflate ({error}); check Content-Encoding") from error
-    if len(whole) > bytes_max:
-        raise bodies.too_large(bytes_max)
-    if not inflater.eof:
-        raise BodyInvalid("the deflate body ends too early; send it whole")
-    return whole
 
 
 def spans_of(body: bytes, kind: str) -> Iterator[Span | str]:
