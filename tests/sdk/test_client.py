@@ -217,8 +217,14 @@ def test_the_wait_is_bounded(attempt: int, draw: float, asked: int | None) -> No
 
 
 def test_the_wait_doubles() -> None:
-    """The bound of the jitter doubles with each try, up to the longest."""
-    assert [rules.retry_delay_ms(n, 0.5) for n in (1, 2, 3, 7, 8, 99)] == [50, 100, 200, 3200, 5000, 5000]
+    """The bounds of the jitter double with each try, up to the longest."""
+    assert [rules.retry_delay_ms(n, 0.5) for n in (1, 2, 5, 6, 99)] == [75, 150, 1200, 1500, 1500]
+
+
+def test_a_server_that_starts_again_is_not_given_up() -> None:
+    """Whatever is drawn, the tries of one call are spread over six seconds or more: enough for a restart."""
+    waits = [rules.retry_delay_ms(n, 0.0) for n in range(1, rules.RETRIES + 1)]
+    assert sum(waits) >= 6_000
 
 
 NOW_MS = 1_700_000_000_000

@@ -20,10 +20,11 @@ from adjourn.version import __version__
 
 T = TypeVar("T")
 
-RETRIES = 5
+RETRIES = 10
+"""With the waits between them, a server that is back within six seconds is not given up."""
 RETRIED_STATUSES = frozenset({429, 502, 503, 504, 507})
 RETRY_MS_FIRST = 100
-RETRY_MS_MAX = 10_000
+RETRY_MS_MAX = 2_000
 RETRY_AFTER_MS_MAX = 60_000
 """However long a server asks to wait, it is tried again after this."""
 COMPRESS_BYTES_MIN = 1024
@@ -286,12 +287,13 @@ def given_up(error: AdjournError, tries: int) -> AdjournError:
 
 
 def retry_delay_ms(attempt: int, draw: float, retry_after_ms: int | None = None) -> float:
-    """Full jitter: a `draw` from [0, 1) spreads the wait over [0, first · 2^(attempt-1)); `attempt` counts from 1.
+    """Equal jitter: a `draw` from [0, 1) spreads the wait over the upper half of first · 2^(attempt-1); `attempt`
+    counts from 1. With full jitter a few short draws would use up all retries before a server has started again.
     What the server asks for comes before it, so that clients that were told the same do not come back together.
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015."""
     ceiling = min(RETRY_MS_MAX, RETRY_MS_FIRST * 2 ** min(attempt - 1, 30))
-    return min(max(0, retry_after_ms or 0), RETRY_AFTER_MS_MAX) + ceiling * draw
+    return min(max(0, retry_after_ms or 0), RETRY_AFTER_MS_MAX) + ceiling * (1 + draw) / 2
 
 
 def parse_retry_after(value: str, date: str, now_ms: int) -> int | None:
