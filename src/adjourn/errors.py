@@ -245,3 +245,17 @@ class UpstreamUnreachable(AdjournError):
 
     code = "upstream_unreachable"
     status = 502
+
+
+class TargetInvalid(AdjournError):
+    """What a request asks the gateway for is no path, or one outside that of its upstream."""
+
+    code = "target_invalid"
+    status = 400
+
+
+class ProtocolUnsupported(AdjournError):
+    """A request asks the gateway for what it does not pass on: a WebSocket, or another transfer encoding."""
+
+    code = "protocol_unsupported"
+    status = 501

@@ -257,6 +257,8 @@ def test_a_stop_lets_streams_end(model: ModelServer, tmp_path: Path) -> None:
         ({"upstream": "http://x:99999"}, "is no address"),
         ({"upstream": "http://x/?key=1"}, "is no address"),
         ({"upstream": "https://u:hunter2@x"}, "holds credentials"),
+        ({"upstream": "https://@x"}, "holds credentials"),
+        ({"upstream": "https://x/a b"}, "is no address"),
         ({"name": "../x"}, "is no name"),
         ({"idle_gap_s": 0}, "--idle-gap-s"),
         ({"idle_gap_s": float("nan")}, "--idle-gap-s"),

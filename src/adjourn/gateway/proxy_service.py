@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import msgspec
@@ -19,7 +19,9 @@ from adjourn.errors import AdjournError, MethodNotAllowed, NotFound, UpstreamUnr
 from adjourn.eventlog import get_logger
 from adjourn.gateway import requests
 from adjourn.gateway.copies import AnswerCopy, decoded
-from adjourn.gateway.recorder import Call, Headers, Recorder
+from adjourn.gateway.lines import Lines
+from adjourn.gateway.passing import check_passable, headers_back, headers_on
+from adjourn.gateway.recorder import Call, Recorder
 from adjourn.gateway.sessions import Status
 from adjourn.gateway.usage import Reading
 from adjourn.http.problems import MEDIA_TYPE, problem
@@ -40,11 +42,6 @@ HEAD_BYTES_MAX = 65_536
 
 DEFECT = "something in the gateway failed; its log has the trace: please report it"
 
-_HOP_BY_HOP = {
-    *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
-    *(b"expect", b"host"),
-}
-_HOP_BY_HOP_BACK = _HOP_BY_HOP - {b"expect", b"host"}
 _SET_BY_CALLER = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
 _log = get_logger("adjourn.gateway")
@@ -60,10 +57,12 @@ class Proxy:
     ) -> None:
         """In a running event loop. `on_closed` is told when completions wait."""
         self._upstream = upstream.rstrip("/")
+        self._prefix = urlsplit(self._upstream).path
         self._recorder = recorder
         self._on_closed = on_closed
         self._include_usage = include_usage
         self._copied_bytes = 0
+        self._lines = Lines()
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S_MAX),
@@ -82,6 +81,11 @@ class Proxy:
             return
         if scope["raw_path"].startswith(SESSIONS_PATH):
             await self._own(scope, send)
+            return
+        try:
+            check_passable(scope["raw_path"], scope["headers"], self._prefix)
+        except AdjournError as error:
+            await refuse(send, error)
             return
         exchange = Exchange(scope, receive, send)
         try:
@@ -186,11 +190,16 @@ class Proxy:
 
     async def _answer(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
         exchange.status = answer.status
-        if not 100 <= answer.status <= 599:
-            raise aiohttp.ClientPayloadError(f"it answers with the status {answer.status}, which HTTP does not have")
+        self._lines.watch(answer)
+        if not 200 <= answer.status <= 599:
+            raise aiohttp.ClientPayloadError(f"it answers with the status {answer.status}, which nobody asked for")
         exchange.begun = True
         await exchange.send(
-            {"type": "http.response.start", "status": answer.status, "headers": headers_back(answer.raw_headers)}
+            {
+                "type": "http.response.start",
+                "status": answer.status,
+                "headers": headers_back(answer.raw_headers, answer.status),
+            }
         )
         copy = None
         if exchange.call is not None:
@@ -318,29 +327,6 @@ class Exchange:
             self._task.cancel()
 
 
-def headers_on(given: Headers) -> list[tuple[str, str]]:
-    """Those of a request that go on to the upstream."""
-    dropped = _dropped(given, _HOP_BY_HOP)
-    return [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in given
-        if name not in dropped and not name.startswith(requests.OWN_HEADERS)
-    ]
-
-
-def headers_back(given: Headers) -> list[tuple[bytes, bytes]]:
-    """Those of an answer that go back to the client."""
-    lower = [(name.lower(), value) for name, value in given]
-    dropped = _dropped(lower, _HOP_BY_HOP_BACK)
-    return [(name, value) for name, value in lower if name not in dropped]
-
-
-def _dropped(given: Headers, always: set[bytes]) -> set[bytes]:
-    """Those of one connection only: named by the standard, or by the sender (RFC 9110, 7.6.1)."""
-    named = [value for name, value in given if name == b"connection"]
-    return always | {token.strip().lower() for value in named for token in value.split(b",")} if named else always
-
-
 async def refuse(send: Send, error: AdjournError, more: list[tuple[bytes, bytes]] | None = None) -> None:
     body = msgspec.json.encode(problem(error))
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body)), *(more or ())]
@@ -355,8 +341,10 @@ def _unreachable(upstream: str, error: BaseException) -> UpstreamUnreachable:
 
 
 def _kind(error: BaseException) -> str:
-    """Without the request: its headers hold credentials."""
+    """Without the request: its headers hold credentials, and its query may."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "it speaks no HTTP: " + " ".join(error.message.split())
     reason = getattr(error, "os_error", None) or error
     return getattr(reason, "strerror", None) or str(reason) or type(error).__name__

@@ -12,8 +12,6 @@ from adjourn.gateway.usage import field, text_of
 
 SESSION_HEADER = b"x-adjourn-session"
 END_HEADER = b"x-adjourn-session-end"
-OWN_HEADERS = b"x-adjourn-"
-"""What begins so is for the gateway, and goes no further."""
 CREDENTIALS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 
 MODEL_CALLS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
@@ -61,12 +62,12 @@ def check(options: GatewayOptions) -> None:
         named = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         parts, named = None, False
-    if not named or parts is None or parts.query or parts.fragment:
+    if not named or parts is None or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", options.upstream):
         raise ConfigInvalid(
             f"--upstream {shown!r} is no address; give one as https://api.openai.com, with a path if it has one",
             path="upstream",
         )
-    if parts.username or parts.password:
+    if "@" in parts.netloc:
         raise ConfigInvalid(
             f"--upstream {shown!r} holds credentials; leave them to the clients, whose headers pass", path="upstream"
         )
@@ -81,6 +82,11 @@ class _Protocol(Protocol):
         """A client that closes has gone, and the model need not go on. Only a connection that is half closed on purpose
         looks the same, and clients of models do not do that."""
         return False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Not what follows a chunked body: whoever stands in front has only looked at the headers before it."""
+        if self._head_since_s:
+            super().on_header(name, value)
 
 
 class _Server(uvicorn.Server):
