@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.faults.rigs import settings_of
 
 from adjourn.completion.redact import Redact, Unreadable, redactor_of
-from adjourn.completion.service import Result
+from adjourn.completion.results import Result
 from adjourn.completion.validate import Context, prepare
 from adjourn.node import Node
 from adjourn.prices import PriceTable

@@ -16,7 +16,8 @@ from tests.faults.rigs import mapping, raw, settings_of, url_of
 from adjourn.clock import ManualClock
 from adjourn.completion import quarantine
 from adjourn.completion.quarantine import Quarantined, State
-from adjourn.completion.service import SLICE_BYTES, Result
+from adjourn.completion.results import Result
+from adjourn.completion.service import SLICE_BYTES
 from adjourn.completion.validate import Problem
 from adjourn.errors import NotFound
 from adjourn.events import StoredEvent

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from tests.faults.rigs import mapping, settings_of
 
 from adjourn.clock import ManualClock
-from adjourn.completion.service import Result
+from adjourn.completion.results import Result
 from adjourn.databases.choose import store_for
 from adjourn.events import StoredEvent
 from adjourn.node import Node

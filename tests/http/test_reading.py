@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -16,9 +16,9 @@ from adjourn.http.reading import BodyReader, Gone, Held
 MAX = 1000
 
 
-def sent(parts: Iterable[bytes | None]) -> Receive:
+def sent(parts: Sequence[bytes | None]) -> Receive:
     """What a server hands over of a body in `parts`; None: the client hangs up."""
-    messages = [
+    messages: list[Message] = [
         {"type": "http.disconnect"} if part is None else {"type": "http.request", "body": part, "more_body": True}
         for part in parts
     ]
@@ -31,7 +31,7 @@ def sent(parts: Iterable[bytes | None]) -> Receive:
     return receive
 
 
-def read(reader: BodyReader, parts: Iterable[bytes | None], headers: Mapping[str, str] | None = None) -> bytes:
+def read(reader: BodyReader, parts: Sequence[bytes | None], headers: Mapping[str, str] | None = None) -> bytes:
     with Held(reader) as held:
         return asyncio.run(reader.read(headers or {}, sent(parts), held))
 

@@ -13,7 +13,7 @@ from adjourn.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from adjourn.completion.quarantine import Quarantined, State
-    from adjourn.completion.service import Result
+    from adjourn.completion.results import Result
     from adjourn.node import Node
     from adjourn.settings import Settings
 

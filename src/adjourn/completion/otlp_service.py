@@ -20,7 +20,8 @@ from adjourn.completion.otlp import Node, Span, Usage, node_of
 from adjourn.completion.otlp_event import SOURCE, event_of
 from adjourn.completion.otlp_rows import Kept, Put
 from adjourn.completion.otlp_trace import NODES_MAX, Run, Trace, Tree, merge
-from adjourn.completion.service import CONFLICT_MESSAGE, Ingest, Result
+from adjourn.completion.results import CONFLICT_MESSAGE, Result
+from adjourn.completion.service import Ingest
 from adjourn.database import Appended, Database, Tx, Verdict
 from adjourn.errors import AdjournError
 from adjourn.eventlog import get_logger

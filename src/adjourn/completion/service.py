@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal
 
 import msgspec
 
@@ -15,36 +14,16 @@ from adjourn.completion.dedupe import DedupeBy, judge
 from adjourn.completion.quarantine import Quarantined
 from adjourn.completion.redact import Redact, Unreadable
 from adjourn.completion.relay_service import Cost, Resends, keep_costs, relayed
+from adjourn.completion.results import Result, conflict, conflicting, refusal, results_of, with_refused
 from adjourn.completion.validate import Context, Prepared, Problem, prepare
-from adjourn.database import Appended, Database, Fence, Tx, Verdict
-from adjourn.errors import EventConflict
+from adjourn.database import Appended, Database, Fence, Tx
 from adjourn.events import Record
 from adjourn.log import Log
 from adjourn.prices import PriceTable
 from adjourn.tracing import OFF, Tracing
 
-Status = Literal["accepted", "duplicate", "conflict", "invalid"]
-
 SLICE_BYTES = 256 * 1024
 """How much is decoded before the event loop gets its turn."""
-
-CONFLICT_MESSAGE = "an event with this id was taken before, with other content"
-CONFLICT_REMEDY = (
-    'give the new event an id of its own, or send a correction as event_type "session.amended" that names in `amends` '
-    "what it corrects"
-)
-
-
-class Result(msgspec.Struct, omit_defaults=True):
-    """What became of one event."""
-
-    status: Status
-    event_id: str | None = None
-    code: str = ""
-    path: str = ""
-    message: str = ""
-    remedy: str = ""
-    quarantine_id: str = ""
 
 
 class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,15 +115,15 @@ class Ingest:
         else:
             prepared = await self._prepare(raws, context, sequences)
         if refused:
-            prepared = _with_refused(prepared, [_searched(problem, context.redact) for problem in refused])
-        kept = [_quarantined(problem, context, source) for problem in prepared.problems]
+            prepared = with_refused(prepared, [_searched(problem, context.redact) for problem in refused])
+        kept = [refusal(problem, context, source) for problem in prepared.problems]
         scoped = f"{tenant}/{producer}" if producer else ""
         write = self._write
         if costs is not None:
             keep_costs(prepared, costs)
             write = Resends(self._database, self._log, self._write, self._keep_conflicts).write
         appended = await write(prepared.records, kept, scoped)
-        results = _results(len(raws) + len(refused), prepared, kept, appended)
+        results = results_of(len(raws) + len(refused), prepared, kept, appended)
         self.counters.add(results, prepared.records)
         return results
 
@@ -169,7 +148,7 @@ class Ingest:
             self.in_hand -= 1
         if appended is None:
             return None
-        results = _results(1, Prepared([found], [0], []), [], [appended])
+        results = results_of(1, Prepared([found], [0], []), [], [appended])
         self.counters.add(results, [found])
         return results[0]
 
@@ -195,7 +174,7 @@ class Ingest:
         verdict = judge(record, holder)
         if verdict == "accepted":
             return None
-        return _conflict(record) if verdict == "conflict" else Result("duplicate", record.event_id)
+        return conflict(record) if verdict == "conflict" else Result("duplicate", record.event_id)
 
     async def _load_prices(self) -> None:
         if not self._prices.loaded:
@@ -279,15 +258,6 @@ def _put_if(tx: Tx, change: Callable[[Tx, Record], bool], record: Record) -> App
     return tx.append([record]) if change(tx, record) else None
 
 
-def _with_refused(prepared: Prepared, refused: Sequence[Problem]) -> Prepared:
-    """Put both in the order of the whole."""
-    taken = {problem.index for problem in refused}
-    count = len(taken) + len(prepared.records) + len(prepared.problems)
-    free = [place for place in range(count) if place not in taken]
-    problems = [msgspec.structs.replace(problem, index=free[problem.index]) for problem in prepared.problems]
-    return Prepared(prepared.records, [free[place] for place in prepared.places], [*problems, *refused])
-
-
 def _searched(problem: Problem, redact: Redact | None) -> Problem:
     """What was refused before it came here is kept without what must not be kept, as far as it can be read."""
     if redact is None:
@@ -324,76 +294,3 @@ def _by_partition(records: list[Record], database: Database) -> list[tuple[str, 
         else:
             group[1].append(record)
     return list(groups.values())
-
-
-def _results(
-    count: int, prepared: Prepared, refused: Sequence[Quarantined], appended: Sequence[Appended]
-) -> list[Result]:
-    if not prepared.problems and len(appended) == 1 and appended[0].verdicts is None:
-        return [Result("accepted", record.event_id) for record in prepared.records]
-    by_place: dict[int, Result] = {}
-    place_of = {id(record): place for record, place in zip(prepared.records, prepared.places, strict=True)}
-    for part in appended:
-        verdicts: list[Verdict] = part.verdicts or ["accepted"] * len(part.records)
-        for record, verdict in zip(part.records, verdicts, strict=True):
-            by_place[place_of[id(record)]] = (
-                _conflict(record) if verdict == "conflict" else Result(verdict, record.event_id)
-            )
-    for problem, entry in zip(prepared.problems, refused, strict=True):
-        by_place[problem.index] = Result(
-            "invalid",
-            code=problem.code,
-            path=problem.path,
-            message=problem.message,
-            remedy=problem.remedy,
-            quarantine_id=entry.id,
-        )
-    return [by_place[index] for index in range(count)]
-
-
-def _conflict(record: Record) -> Result:
-    return Result(
-        "conflict",
-        record.event_id,
-        code=EventConflict.code,
-        path="event_id",
-        message=CONFLICT_MESSAGE,
-        remedy=CONFLICT_REMEDY,
-        quarantine_id=quarantine.quarantine_id(record.tenant, EventConflict.code, record.body),
-    )
-
-
-def _quarantined(problem: Problem, context: Context, source: str) -> Quarantined:
-    return Quarantined(
-        id=quarantine.quarantine_id(context.tenant, problem.code, problem.raw),
-        tenant=context.tenant,
-        received_ms=context.now_ms,
-        code=problem.code,
-        path=problem.path,
-        message=f"{problem.message}; {problem.remedy}",
-        source=source,
-        state="held",
-        body=problem.raw,
-    )
-
-
-def conflicting(records: Sequence[tuple[Record, int]], source: str = "ingest") -> list[Quarantined]:
-    """What the log refused as conflicts (record, offset of the event that holds the id), for quarantine."""
-    return [
-        Quarantined(
-            id=quarantine.quarantine_id(record.tenant, EventConflict.code, record.body),
-            tenant=record.tenant,
-            received_ms=record.received_ms,
-            code=EventConflict.code,
-            path="event_id",
-            message=f"{CONFLICT_MESSAGE} ({_place_of(offset)}); {CONFLICT_REMEDY}",
-            source=source,
-            state="held",
-            body=record.body,
-        )
-        for record, offset in records
-    ]
-
-
-def _place_of(offset: int) -> str:
-    return f"offset {offset}" if offset >= 0 else "in the same batch"

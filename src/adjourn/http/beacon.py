@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from adjourn.completion.service import Ingest, Result
+from adjourn.completion.results import Result
+from adjourn.completion.service import Ingest
 from adjourn.errors import (
     AdjournError,
     EventConflict,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from adjourn.completion.service import Ingest, Result
+from adjourn.completion.results import Result
+from adjourn.completion.service import Ingest
 from adjourn.errors import BodyInvalid, Unavailable
 from adjourn.http import bodies
 from adjourn.http.problems import MEDIA_TYPE, problem

@@ -13,7 +13,7 @@ from itertools import pairwise
 import msgspec
 
 from adjourn.completion.relay_service import Cost, Relayed
-from adjourn.completion.service import Result
+from adjourn.completion.results import Result
 from adjourn.errors import BodyInvalid, Forbidden, MediaTypeUnsupported
 from adjourn.http import bodies
 from adjourn.http.events import EventsEndpoint

@@ -10,7 +10,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from adjourn.completion import quarantine
 from adjourn.completion.quarantine import State
-from adjourn.completion.service import Result
+from adjourn.completion.results import Result
 from adjourn.delivery.whereabouts import whereabouts
 from adjourn.errors import Forbidden, NotFound
 from adjourn.http.auth import caller_of, node_of, requires

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from adjourn.completion.service import Ingest, Result
+from adjourn.completion.results import Result
+from adjourn.completion.service import Ingest
 from adjourn.errors import AdjournError
 from adjourn.http import bodies
 
