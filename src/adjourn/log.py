@@ -50,7 +50,8 @@ class Log(Protocol):
         ...
 
     async def find(self, tenant: str, event_id: str) -> StoredEvent | None:
-        """One event of a tenant by its id, newest first."""
+        """One event of a tenant by its id, newest first. Raises Unavailable where that would take too long: an index
+        that it needs is not complete yet."""
         ...
 
     async def find_all(

@@ -5,7 +5,7 @@ Hot statements are written as SQL text beside the code that runs them; a test co
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text, text
 
 metadata = MetaData()
 
@@ -74,6 +74,15 @@ log_lost = Table(
     Column("found_ms", BigInteger, nullable=False),
 )
 
+log_index = Table(
+    "log_index",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("first_offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
 cursors = Table(
     "cursors",
     metadata,
@@ -117,6 +126,9 @@ quarantine = Table(
     Index("quarantine_by_tenant", "tenant", "received_ms"),
 )
 
+_DEAD = text("state = 'dead'")
+_PARKED = text("state = 'parked'")
+
 held_events = Table(
     "held_events",
     metadata,
@@ -136,7 +148,39 @@ held_events = Table(
     Column("held_ms", BigInteger, nullable=False),
     Column("next_ms", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("attempts_before", Integer, nullable=False, server_default="0"),
     Index("held_events_by_state", "destination", "state", "partition", "event_offset"),
+    Index(
+        "held_events_dead",
+        "held_ms",
+        "destination",
+        "partition",
+        "event_offset",
+        sqlite_where=_DEAD,
+        postgresql_where=_DEAD,
+    ),
+    Index(
+        "held_events_dead_by_tenant",
+        "tenant",
+        "held_ms",
+        "destination",
+        "partition",
+        "event_offset",
+        sqlite_where=_DEAD,
+        postgresql_where=_DEAD,
+    ),
+    Index(
+        "held_events_dead_by_destination",
+        "destination",
+        "held_ms",
+        "partition",
+        "event_offset",
+        sqlite_where=_DEAD,
+        postgresql_where=_DEAD,
+    ),
+    Index(
+        "held_events_parked", "destination", "partition", "received_ms", sqlite_where=_PARKED, postgresql_where=_PARKED
+    ),
 )
 
 delivery_records = Table(

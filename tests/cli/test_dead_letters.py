@@ -24,7 +24,7 @@ def letters(database: Path) -> Path:
             tenant = "other" if n % 2 else "default"
             connection.execute(
                 "INSERT INTO held_events VALUES "
-                "('hook', 0, ?, 'dead', ?, ?, ?, 1, NULL, '', 'http_400', 'no\tgood', 1, ?, 0, ?)",
+                "('hook', 0, ?, 'dead', ?, ?, ?, 1, NULL, '', 'http_400', 'no\tgood', 1, ?, 0, ?, 0)",
                 (n, tenant, f"s{n}", f"e{n}", 1_700_000_000_000 + n * DAY_MS, body),
             )
     return database

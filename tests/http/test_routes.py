@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tests.http.serving import Serving, event, is_problem
+from tests.http.serving import Serving, event, is_problem, serving
 
 
 def test_an_event_comes_back_as_it_was_sent(any_server: Serving) -> None:
@@ -28,6 +29,18 @@ def test_any_id_can_be_looked_up(any_server: Serving, event_id: str) -> None:
     answer = any_server.get(f"/v1/events/{quote(event_id, safe='').replace('.', '%2E')}")
     assert answer.json()["event"]["event_id"] == event_id
     assert is_problem(any_server.get("/v1/events/absent"), 404, "not_found")
+
+
+def test_a_look_up_that_would_take_too_long_says_so(any_database: str, tmp_path: Path) -> None:
+    """Where the index of ids is not complete and no time is left to search the rest: 503, when to come back, and not a
+    word of whether the event is there."""
+    with serving(any_database, tmp_path, patches={"adjourn.logs.sql.FIND_S": -1}) as server:
+        server.post(event("there"))
+        for event_id in ("there", "absent"):
+            answer = server.get(f"/v1/events/{event_id}")
+            assert is_problem(answer, 503, "unavailable")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert "still being built" in answer.json()["detail"]
 
 
 def test_a_tenant_never_sees_another_s(any_server: Serving) -> None:

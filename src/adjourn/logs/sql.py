@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from adjourn.clock import Clock
-from adjourn.database import Database, Reader, Row, Tx
+from adjourn.database import Database, Reader, Tx
 from adjourn.errors import BlockCorrupt
 from adjourn.eventlog import get_logger
-from adjourn.events import StoredEvent, decode_identity
+from adjourn.events import StoredEvent
 from adjourn.log import Lost, Slice
 from adjourn.logs import block as blocks
 from adjourn.logs import upkeep
 from adjourn.logs.append import BLOCK_COLUMNS, as_block
-from adjourn.logs.find import find_all
+from adjourn.logs.find import find, find_all
 
 IdHash = Callable[[str, str], bytes]
 """(tenant, event id) → 8 bytes; from whoever knows the installation's secret."""
@@ -25,6 +25,8 @@ IdHash = Callable[[str, str], bytes]
 BLOCKS_AT_ONCE = 32
 READ_BYTES = 8 * 1024 * 1024
 """Of bodies: a read ends with the block that reaches it, however few events that is."""
+FIND_S = 2.0
+"""How long one look-up may search what the index does not have yet."""
 _MISSING = "the block that held these events is missing"
 _logger = get_logger("adjourn.log")
 
@@ -46,7 +48,9 @@ class SqlLog:
         return found
 
     async def find(self, tenant: str, event_id: str) -> StoredEvent | None:
-        return await self._database.read(_find, self._id_hash(tenant, event_id), tenant, event_id)
+        id_hash = self._id_hash(tenant, event_id)
+        until_s = self._clock.monotonic() + FIND_S
+        return await self._database.read(find, id_hash, tenant, event_id, lambda: self._clock.monotonic() > until_s)
 
     async def find_all(
         self, partition: int, tenant: str, event_ids: Collection[str], *, since_ms: int = 0
@@ -204,33 +208,3 @@ def _heads(reader: Reader) -> list[int]:
 def _cursor(reader: Reader, consumer: str, partition: int) -> int:
     rows = reader.rows("SELECT next_offset FROM cursors WHERE consumer = ? AND partition = ?", (consumer, partition))
     return int(rows[0][0] or 0) if rows else 0
-
-
-def _find(reader: Reader, id_hash: bytes, tenant: str, event_id: str) -> StoredEvent | None:
-    """The keys of each block are searched for the id's hash, newest first; a hit is then read and compared."""
-    has = "instr(keys, ?)" if reader.dialect == "sqlite" else "position(? in keys)"
-    rows = reader.rows(
-        f"SELECT partition, first_offset FROM log_blocks WHERE {has} > 0 ORDER BY first_offset DESC", (id_hash,)
-    )
-    for partition, first_offset in rows:
-        found = reader.rows(
-            f"SELECT {BLOCK_COLUMNS} FROM log_blocks WHERE partition = ? AND first_offset = ?",
-            (partition, first_offset),
-        )
-        event = _in_block(found[0], id_hash, tenant, event_id) if found else None
-        if event is not None:
-            return event
-    return None
-
-
-def _in_block(row: Row, id_hash: bytes, tenant: str, event_id: str) -> StoredEvent | None:
-    try:
-        b = as_block(row)
-        events = blocks.decode(b)
-    except BlockCorrupt:
-        return None
-    for place in blocks.places(b.keys, b.count, id_hash):
-        event = events[place]
-        if event.tenant == tenant and decode_identity(event.body).event_id == event_id:
-            return event
-    return None
