@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 
 import pytest
 from hypothesis import settings
+
+# A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and stops with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Loaded machines make slow examples; a deadline would report the machine, not the code.
 settings.register_profile("adjourn", deadline=None, derandomize=False, print_blob=True)

@@ -126,6 +126,7 @@ class Client(threading.Thread):
             return document
 
 
+@pytest.mark.timeout(400)  # the clients' patience, and the kills, on a machine that is loaded
 @pytest.mark.parametrize(("kind", "kills"), [("sqlite", 14), ("postgresql", 10)])
 def test_however_often_the_server_is_killed_every_begun_session_ends_with_one_completion(
     tmp_path: Path, rng: random.Random, kind: str, kills: int

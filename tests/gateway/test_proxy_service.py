@@ -233,7 +233,7 @@ def test_events_pass_at_once(pair: Pair) -> None:
     stream = client.chat.completions.create(model="stall", messages=MESSAGES, stream=True)
     seen = [next(stream).choices[0].delta.content for _ in range(4)]
     assert seen == ["", *answers.TEXT[:3]]
-    assert pair.model.stalled.is_set()
+    assert pair.model.stalled.wait(60)
     pair.model.go_on.set()
     assert [c.choices[0].delta.content for c in stream] == [*answers.TEXT[3:], None]
 

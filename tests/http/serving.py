@@ -133,7 +133,7 @@ def _line(pipe: IO[bytes]) -> bytes:
     found: list[bytes] = []
     reader = threading.Thread(target=lambda: found.append(pipe.readline()), daemon=True)
     reader.start()
-    reader.join(20)
+    reader.join(60)
     return found[0] if found else b""
 
 
