@@ -39,6 +39,7 @@ from adjourn.events import StoredEvent
 from adjourn.ids import new_id
 from adjourn.logs import upkeep
 from adjourn.logs.append import Conflict, SqlAppender
+from adjourn.logs.index import index
 from adjourn.logs.leases import SqlLeases, this_process
 from adjourn.logs.sql import SqlLog, register
 from adjourn.prices import PriceTable
@@ -269,7 +270,7 @@ class Node:
         await self.delivery.start()
 
     async def _keep_house(self) -> None:
-        """Compaction and retention, on the one node that holds the lease."""
+        """Compaction, the index of ids and retention, on the one node that holds the lease."""
         positions = [0] * self.database.partitions
         renewed_s = retained_s = -LEASE_MS
         while True:
@@ -281,6 +282,8 @@ class Node:
                         continue
                     renewed_s = now_s
                 positions = [await self._compact(p, offset) for p, offset in enumerate(positions)]
+                for partition in range(self.database.partitions):
+                    await index(self.database, partition)
                 if now_s - retained_s >= min(RETAIN_EVERY_S, self.settings.log.compact_interval_ms / 100):
                     retained_s = now_s
                     await self._retain()
