@@ -17,6 +17,7 @@ from adjourn.delivery.records import Record
 from adjourn.delivery.route import Routed, nothing_routed, pieces, route
 from adjourn.delivery.send_service import Sender
 from adjourn.delivery.settle import Sent, Settlement, settle, settlement
+from adjourn.delivery.settle_service import Settler
 from adjourn.destination import Batch
 from adjourn.errors import DestinationOutage, Fenced
 from adjourn.eventlog import get_logger
@@ -60,8 +61,6 @@ class Follower:
         self._on_delivered = on_delivered
         self._parked = ParkedEvents(database, clock, sender, partition, lease, on_delivered)
         self._last: Record | None = None
-        self._settling: asyncio.Task[None] | None = None
-        """What was sent is settled while the next stretch is being sent: the cursor follows, in order."""
 
     async def run(self) -> None:
         """Until the destination is stopped, or its lease is another's."""
@@ -93,32 +92,33 @@ class Follower:
     async def _flow(self) -> None:
         if not await self._sender.open():
             return
-        self._parked.added()  # whatever was under way has ended
+        self._parked.begin()
         await self._parked.look()
         cursor = await self._log.cursor(consumer_of(self._channel.name), self._partition)
+        settler = Settler(self._settle)
         try:
-            await self._flow_from(cursor)
-            await self._settled()
+            await self._flow_from(cursor, settler)
+            await settler.settled()
         except asyncio.CancelledError:
-            if self._settling is not None:
-                self._settling.cancel()
+            await settler.close(cut_off=True)
             raise
         finally:  # what began must have ended before anything begins anew
-            await asyncio.gather(*([self._settling] if self._settling else []), return_exceptions=True)
-            self._settling = None
+            await settler.close()
 
-    async def _flow_from(self, cursor: int) -> None:
+    async def _flow_from(self, cursor: int, settler: Settler) -> None:
         while not self._sender.stopping.is_set():
             found = await self._log.read(self._partition, cursor, count=self._channel.batch_size)
             if found.next_offset == cursor:
-                if self._settling is not None and self._settling.done():
-                    await self._settled()
+                settler.check()
                 await self._await_more()
                 continue
             for piece in pieces(found, cursor, self._channel.batch_size):
                 began_s, began_cpu_s = self._clock.monotonic(), time.process_time()
-                if not await self._deal_with(cursor, piece):
+                done = await self._deal_with(cursor, piece)
+                if done is None:
                     return
+                self._parked.add(done.held)  # at once: the next stretch must not overtake them
+                await settler.add(done)
                 cursor = piece.next_offset
                 took_s = self._clock.monotonic() - began_s
                 busy = time.process_time() - began_cpu_s >= BUSY_SHARE * took_s
@@ -141,19 +141,19 @@ class Follower:
         arrived.cancel()
         stopping.cancel()
 
-    async def _deal_with(self, cursor: int, piece: Slice) -> bool:
-        """One stretch of the log, to its end; False if the destination is stopped before it took it."""
+    async def _deal_with(self, cursor: int, piece: Slice) -> Settlement | None:
+        """One stretch of the log, to its end; None if the destination is stopped before it took it."""
         if not await self._parked.room():
-            return False
+            return None
         routed = await self._route(piece.events)
         sent = Sent(1, (), self._clock.wall_ms())
         if routed.shaped:
             batch = Batch(f"{self._channel.name}/{self._partition}/{cursor}-{piece.next_offset}", routed.shaped)
             ended = await self._send_until_taken(batch)
             if ended is None:
-                return False
+                return None
             sent = ended
-        done = settlement(
+        return settlement(
             self._channel,
             self._partition,
             cursor,
@@ -163,16 +163,6 @@ class Follower:
             now_ms=self._clock.wall_ms(),
             draw=random.random(),
         )
-        await self._settled()
-        self._parked.add(done.held)  # at once: the next stretch must not overtake them
-        self._settling = asyncio.create_task(self._settle(done))
-        return True
-
-    async def _settled(self) -> None:
-        """Wait until the stretch before is settled: they are in order, and one at a time. Raises what that raised."""
-        settling, self._settling = self._settling, None
-        if settling is not None:
-            await settling
 
     async def _route(self, events: Sequence[StoredEvent]) -> Routed:
         shapes, rate, waiting = self._channel.shapes, self._channel.sampling_rate, self._parked.sessions
@@ -205,7 +195,8 @@ class Follower:
 
     async def _settle(self, done: Settlement) -> None:
         await self._database.write(settle, self._log, self._channel.name, done, self._last, fence=self._fence)
-        if done.record is not None:
-            self._last = records.joined(self._last, done.record) or done.record
-        self._parked.added()
+        if done.records:
+            before = self._last if len(done.records) == 1 else None
+            self._last = records.joined(before, done.records[-1]) or done.records[-1]
+        self._parked.added(done.held)
         self._on_delivered(done.delivered, done.counts.get("dead_lettered", 0))

@@ -48,7 +48,7 @@ class ParkedEvents:
         self._fence = Fence(lease.name, lease.epoch)
         self._on_delivered = on_delivered
         self._version = 0
-        self._adding = False
+        self._adding = 0
         self._alone: set[int] = set()
         self._passes_at: dict[int, int] = {}
         self._room = asyncio.Event()
@@ -65,17 +65,24 @@ class ParkedEvents:
                 self._room.set()
         return parked
 
+    def begin(self) -> None:
+        """Nothing is being parked: whatever was under way has ended."""
+        self._adding = 0
+        self._version += 1
+        self._more.set()
+
     def add(self, kept: Sequence[Held]) -> None:
-        """What the flow is parking; its transaction is under way until `added`."""
+        """What the flow is parking; its transaction is under way until `added` with the same events."""
         parked = [one for one in kept if one.state == "parked"]
         if parked:
-            self._adding = True
+            self._adding += len(parked)
             self.sessions.update((one.tenant, one.session_id) for one in parked)
             self.count += len(parked)
 
-    def added(self) -> None:
-        if self._adding:
-            self._adding = False
+    def added(self, kept: Sequence[Held]) -> None:
+        parked = sum(one.state == "parked" for one in kept)
+        if parked:
+            self._adding -= parked
             self._version += 1
             self._more.set()
 

@@ -36,7 +36,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     delivered: Sequence[StoredEvent]
     held: Sequence[Held]
     counts: dict[str, int]
-    record: Record | None
+    records: Sequence[Record]
 
 
 class Superseded(Exception):
@@ -61,7 +61,7 @@ def settlement(
         aside = [Refusal(i, SET_ASIDE, sent.set_aside, permanent=False) for i in range(len(routed.wanted))]
         judged = {refusal.index: refusal for refusal in aside}
     delivered: list[StoredEvent] = []
-    kept = [_held(channel, event, "x", TRANSFORM_FAILED, why, 0, now_ms, 0) for event, why in routed.failed]
+    kept = [_held(channel, event, "x", TRANSFORM_FAILED, why, 1, now_ms, 0) for event, why in routed.failed]
     kept += [_held(channel, event, "p", BEHIND, "", 0, now_ms, 0) for event in routed.behind]
     letters = list(routed.fates)
     places = [place for place, fate in enumerate(letters) if fate == "d"]
@@ -87,7 +87,29 @@ def settlement(
         delivered=delivered,
         held=kept,
         counts={**counts, "expired": piece.next_offset - cursor - tally.total()},
-        record=_record(channel.name, partition, fate_at, sent, now_ms),
+        records=_records(channel.name, partition, fate_at, sent, now_ms),
+    )
+
+
+def merged(settlements: Sequence[Settlement]) -> Settlement:
+    """One for all of these stretches, which follow one another."""
+    if len(settlements) == 1:
+        return settlements[0]
+    counts: Counter[str] = Counter()
+    found: list[Record] = []
+    for one in settlements:
+        counts.update(one.counts)
+        for record in one.records:
+            both = records.joined(found[-1] if found else None, record)
+            found[-1:] = [both] if both is not None else [*found[-1:], record]
+    return Settlement(
+        partition=settlements[0].partition,
+        first_offset=settlements[0].first_offset,
+        next_offset=settlements[-1].next_offset,
+        delivered=[event for one in settlements for event in one.delivered],
+        held=[row for one in settlements for row in one.held],
+        counts=dict(counts),
+        records=found,
     )
 
 
@@ -119,12 +141,13 @@ def delay_ms(channel: Channel, attempt: int, draw: float) -> int:
 
 
 def settle(tx: Tx, log: Log, name: str, settlement: Settlement, last: Record | None) -> None:
-    """Everything at once: what is held, the counts, the record, and the cursor. Where retention has moved the cursor
+    """Everything at once: what is held, the counts, the records, and the cursor. Where retention has moved the cursor
     meanwhile (`drop_after_ms`), what it counted as expired here is not. Raises Superseded."""
     moved_to = _moved_to(tx, name, settlement)
     held.hold(tx, settlement.held)
-    if settlement.record is not None:
-        records.write(tx, last, settlement.record)
+    for record in settlement.records:
+        records.write(tx, last, record)
+        last = None
     passed = min(moved_to, settlement.next_offset) - settlement.first_offset
     counts = {**settlement.counts, "expired": settlement.counts.get("expired", 0) - passed}
     following = max(moved_to, settlement.next_offset)
@@ -155,7 +178,7 @@ def settle_retried(tx: Tx, before: Sequence[Held], after: Sequence[Held | Fate],
             continue
         fate: Fate = then if isinstance(then, str) else "x"
         held.count(tx, one, {_KINDS[fate]: 1})
-        attempts = one.attempts + (fate != "f")
+        attempts = one.attempts_total + (fate != "f")
         records.write(
             tx,
             None,
@@ -165,12 +188,12 @@ def settle_retried(tx: Tx, before: Sequence[Held], after: Sequence[Held | Fate],
         )
 
 
-def _record(name: str, partition: int, fate_at: dict[int, Fate], sent: Sent, now_ms: int) -> Record | None:
+def _records(name: str, partition: int, fate_at: dict[int, Fate], sent: Sent, now_ms: int) -> list[Record]:
     if not fate_at:
-        return None
+        return []
     first, last = min(fate_at), max(fate_at)
     letters = "".join([fate_at.get(offset, "l") for offset in range(first, last + 1)])
-    return Record(name, partition, first, last + 1, sent.attempts, sent.began_ms, now_ms, fates.packed(letters))
+    return [Record(name, partition, first, last + 1, sent.attempts, sent.began_ms, now_ms, fates.packed(letters))]
 
 
 def _held(

@@ -1,0 +1,64 @@
+"""Settling beside sending: what was sent is settled, in order, while the next stretches are on their way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from adjourn.delivery.settle import Settlement, merged
+
+UNSETTLED_EVENTS_MAX = 2_000
+"""So many, and the stretch that is being sent, are sent again after a crash."""
+
+
+class Settler:
+    """Of one Follower. Whatever waits while a transaction is under way is settled by the next one, all at once: where
+    syncing the disk takes longer than sending, sending does not wait for it."""
+
+    def __init__(self, settle: Callable[[Settlement], Awaitable[None]]) -> None:
+        self._settle = settle
+        self._waiting: deque[Settlement] = deque()
+        self._count = 0
+        self._task: asyncio.Task[None] | None = None
+        self._progress = asyncio.Event()
+
+    async def add(self, done: Settlement) -> None:
+        """Wait until few enough events are unsettled, and let this one be settled next. Raises what settling raised."""
+        await self.settled(UNSETTLED_EVENTS_MAX)
+        self._waiting.append(done)
+        self._count += done.next_offset - done.first_offset
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def settled(self, left_max: int = 0) -> None:
+        """Wait until no more than so many events are unsettled. Raises what settling raised."""
+        self.check()
+        while self._count > left_max:
+            self._progress.clear()
+            await self._progress.wait()
+            self.check()
+
+    def check(self) -> None:
+        """Raises what settling raised."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+
+    async def close(self, *, cut_off: bool = False) -> None:
+        """Nothing more is begun; what is under way has ended on return, in whatever way."""
+        self._waiting.clear()
+        if self._task is not None:
+            if cut_off:
+                self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                several = merged(self._waiting)
+                self._waiting.clear()
+                await self._settle(several)
+                self._count -= several.next_offset - several.first_offset
+                self._progress.set()
+        finally:
+            self._progress.set()
