@@ -16,7 +16,7 @@ from adjourn import channels
 from adjourn.delivery.channel import Channel
 from adjourn.destination import Batch, Refusal
 from adjourn.events import decode_identity
-from adjourn.node import Node
+from adjourn.node import Node, Reconfigured
 from adjourn.settings import DestinationSettings, Settings
 
 Answer = Exception | Sequence[Refusal] | float
@@ -124,3 +124,23 @@ async def waits_for_a_lock(url: str) -> None:
         sql = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         while not await (await connection.execute(sql)).fetchall():
             await asyncio.sleep(0.01)
+
+
+class Slow(Scripted):
+    """Takes what it is sent once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def send(self, batch: Batch) -> Sequence[Refusal]:
+        refused = await super().send(batch)
+        await self.go.wait()
+        return refused
+
+
+async def reload(node: Node, **changed: object) -> Reconfigured:
+    """With its one destination changed so."""
+    (one,) = node.settings.routing.destinations
+    routing = msgspec.structs.replace(node.settings.routing, destinations=(msgspec.structs.replace(one, **changed),))
+    return await node.reconfigure(msgspec.structs.replace(node.settings, routing=routing))

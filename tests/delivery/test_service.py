@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
-import msgspec
 import pytest
-from tests.delivery.scripted import Judging, Scripted, called, delivering, put, put_events, settled
+from tests.delivery.scripted import Judging, Scripted, Slow, called, delivering, put, put_events, reload, settled
 
+import adjourn.delivery.service
 from adjourn.delivery.send_service import Sender
 from adjourn.destination import Refusal
-from adjourn.errors import DestinationOutage
+from adjourn.errors import DestinationOutage, Unavailable
 from adjourn.node import Node
 
 OUTAGE = DestinationOutage("destination 'scripted' is away; wait")
@@ -237,10 +239,7 @@ def test_a_destination_that_fails_to_close_does_not_keep_its_successor_from_star
         async with delivering(tmp_path, monkeypatch, destination) as node:
             await put(node, 1)
             await settled(node)
-            (one,) = node.settings.routing.destinations
-            other = msgspec.structs.replace(one, batch_size=7)
-            routing = msgspec.structs.replace(node.settings.routing, destinations=(other,))
-            said = await node.reconfigure(msgspec.structs.replace(node.settings, routing=routing))
+            said = await reload(node, batch_size=7)
             assert (said.started, said.kept, said.stopped) == (["scripted"], [], [])
             await put(node, 1, start=1)
             await settled(node)
@@ -269,5 +268,81 @@ def test_what_interrupted_delivery_is_not_said_any_more_when_it_goes_on(
             destination.broken = False
             while node.delivery.stats["scripted"].waiting:
                 await asyncio.sleep(0.001)
+
+    asyncio.run(run())
+
+
+def lease(directory: Path) -> tuple[str, int, int]:
+    """(owner, epoch, beat)"""
+    with closing(sqlite3.connect(directory / "adjourn.db")) as connection:
+        rows = connection.execute("SELECT owner, epoch, beat FROM leases WHERE name = 'deliver/scripted'")
+        (row,) = rows.fetchall()
+        return row
+
+
+def test_what_is_cut_off_gives_its_lease_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A destination hangs when the node stops: nobody has to wait until its lease has run out."""
+    monkeypatch.setattr(adjourn.delivery.service, "GIVE_BACK_S_MAX", 60.0)
+
+    async def run() -> None:
+        stuck = Slow()
+        async with delivering(tmp_path, monkeypatch, stuck) as node:
+            await put(node, 1)
+            await called(stuck)
+            assert lease(tmp_path)[0]
+            await node.close(0.2)
+
+    asyncio.run(run())
+    assert lease(tmp_path)[0] == ""
+
+
+def test_the_lease_is_kept_while_a_stop_waits_for_what_is_being_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the last batch takes, no other node may think this one dead and send it too."""
+    monkeypatch.setattr(adjourn.delivery.service, "LEASE_MS", 400)
+
+    async def run() -> None:
+        slow = Slow()
+        async with delivering(tmp_path, monkeypatch, slow) as node, asyncio.timeout(60):
+            await put(node, 1)
+            await called(slow)
+            stopping = asyncio.create_task(node.delivery.stop(60))
+            await asyncio.sleep(0)
+            owner, epoch, beat = lease(tmp_path)
+            while lease(tmp_path)[2] < beat + 5:
+                await asyncio.sleep(0.01)
+            assert lease(tmp_path)[:2] == (owner, epoch)
+            slow.go.set()
+            await stopping
+            assert lease(tmp_path)[0] == ""
+        assert len(slow.calls) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.02, 0.5])
+def test_a_node_that_is_closed_while_it_reloads_leaves_nothing_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_s: float
+) -> None:
+    """Whenever in a reload the stop comes, both have ended when it has, within the stop's time; the reload says that
+    it was refused if it was, and every destination that was begun is closed."""
+
+    async def run() -> None:
+        stuck = Slow()
+        async with delivering(tmp_path, monkeypatch, stuck) as node:
+            await put(node, 1)
+            await called(stuck)
+            reloading = asyncio.create_task(reload(node, batch_size=7))
+            await asyncio.sleep(after_s)
+            await node.close(0.5)
+            assert reloading.done()
+            assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("deliver")] == []
+            assert isinstance(reloading.exception(), Unavailable)
+            assert stuck.closed == 1
+            with pytest.raises(Unavailable, match="stopping"):
+                await reload(node, batch_size=8)
+            assert node.delivery.stats["scripted"].sent == 1
+        assert lease(tmp_path)[0] == ""
 
     asyncio.run(run())

@@ -43,3 +43,4 @@ def forget(tx: Tx, name: str) -> None:
     """Let retention pass a destination that is configured nowhere any more. Raises NotFound."""
     if not tx.run("UPDATE cursors SET live = 0 WHERE consumer = ?", (consumer_of(name),)):
         raise NotFound(f"there is no destination {name}; list them with: adjourn destinations list")
+    tx.run("DELETE FROM destination_outages WHERE destination = ?", (name,))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from adjourn.clock import Clock
-from adjourn.database import LEASE_MS, Database
+from adjourn.database import LEASE_MS, Database, Fence
 from adjourn.delivery import pauses
 from adjourn.delivery.channel import Channel, ChannelStats
 from adjourn.delivery.conservation import Balance, balances, consumer_of
@@ -17,9 +17,9 @@ from adjourn.delivery.held import waiting
 from adjourn.delivery.known import Register, forget, register_all
 from adjourn.delivery.latency import Latency
 from adjourn.delivery.send_service import Sender
-from adjourn.delivery.standing import Standing, note_outage
+from adjourn.delivery.standing import Standing, lease_of, note_outage, outages
 from adjourn.delivery.standing_service import Standings
-from adjourn.errors import AdjournError, ConfigInvalid
+from adjourn.errors import AdjournError, ConfigInvalid, Fenced, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.events import StoredEvent
 from adjourn.log import Lease, Leases, Log
@@ -28,6 +28,8 @@ from adjourn.tracing import OFF, Tracing
 _log = get_logger("adjourn.delivery")
 
 PAUSES_EVERY_S = 1.0
+GIVE_BACK_S_MAX = 5.0
+"""Beyond the time that a stop may take; a lease that is not given back ends by itself."""
 
 
 class Delivery:
@@ -59,9 +61,15 @@ class Delivery:
         self._senders = {channel.name: self._sender(channel) for channel in channels}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._governor: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self._stopped = False
+        self._paused: Mapping[str, str] = {}
+        self._seeing = asyncio.Lock()
+        self._gone_now: dict[str, str] = {}
+        """Destinations that want no more events, until their pause is written down."""
         self._pausing: set[asyncio.Task[None]] = set()
-        self._leading: set[str] = set()
-        self._noted: dict[str, str] = {}
+        self._leading: dict[str, Lease] = {}
+        self._noted: dict[str, tuple[Lease, str]] = {}
         self._standings = Standings(database, log)
 
     @property
@@ -85,39 +93,39 @@ class Delivery:
 
     async def start(self) -> None:
         await self._database.write(register_all, self._register, self._known, self._database.partitions)
-        self._obey(await self._database.read(pauses.paused))
+        await self._see_pauses()
         for sender in self._senders.values():
             self._start(sender)
         self._governor = asyncio.create_task(self._govern(), name="delivery-pauses")
 
     async def stop(self, timeout_s: float) -> None:
         """Let each destination finish the batch that it is sending; after the timeout it is cut off, and that batch is
-        sent again at the next start. Idempotent."""
+        sent again at the next start. A change that is under way ends too. Idempotent."""
+        self._stopped = True
         if self._governor is not None:
             self._governor.cancel()
-        await self._stop(list(self._senders.values()), timeout_s)
+            await asyncio.gather(self._governor, return_exceptions=True)
+        await self._end(list(self._senders.values()), timeout_s)
+        async with self._changing:  # what a change waited for has ended, and it starts nothing any more
+            await self._close(list(self._senders.values()))
         await asyncio.gather(*self._pausing, return_exceptions=True)
 
     async def reconfigure(self, channels: Sequence[Channel], known: Mapping[str, int | None], timeout_s: float) -> None:
         """Deliver to these from now on. What did not change (the same Channel) is not touched; the others finish what
-        they are sending. Raises what the database raises, before anything has changed."""
-        await self._database.write(register_all, self._register, known, self._database.partitions)
-        paused = await self._database.read(pauses.paused)
-        self._known = known
-        kept = {id(channel) for channel in channels}
-        old = [sender for sender in self._senders.values() if id(sender.channel) not in kept]
-        await self._stop(old, timeout_s)
-        for sender in old:
-            del self._senders[sender.channel.name]
-        fresh = [self._sender(channel) for channel in channels if channel.name not in self._senders]
-        counted = {sender.channel.name: sender.stats for sender in old}
-        for sender in fresh:
-            sender.stats = counted.get(sender.channel.name, sender.stats)  # its counters go on, as counters must
-            sender.stats.waiting = ""
-        self._senders |= {sender.channel.name: sender for sender in fresh}
-        self._obey(paused)
-        for sender in fresh:
-            self._start(sender)
+        they are sending. Raises what the database raises, before anything has changed, and Unavailable once the node
+        is being stopped."""
+        async with self._changing:
+            self._require_not_stopped()
+            await self._database.write(register_all, self._register, known, self._database.partitions)
+            await self._see_pauses()
+            self._require_not_stopped()
+            kept = {id(channel) for channel in channels}
+            old = [sender for sender in self._senders.values() if id(sender.channel) not in kept]
+            await self._end(old, timeout_s)
+            await self._close(old)
+            self._require_not_stopped()
+            self._known = known
+            self._replace(old, channels)
 
     async def drained(self) -> None:
         """Wait until every running destination has dealt with all that is in the log now, parked events included."""
@@ -139,12 +147,13 @@ class Delivery:
     async def pause(self, name: str, reason: str) -> None:
         """Deliver nothing there, on any node, until `resume`; its backlog waits. Raises NotFound."""
         await self._database.write(pauses.pause, name, reason, self._clock.wall_ms())
-        self._obey(await self._database.read(pauses.paused))
+        await self._see_pauses()
 
     async def resume(self, name: str) -> bool:
         """Whether it was paused. Raises NotFound."""
+        await asyncio.gather(*self._pausing, return_exceptions=True)
         was_paused = await self._database.write(pauses.resume, name)
-        self._obey(await self._database.read(pauses.paused))
+        await self._see_pauses()
         return was_paused
 
     async def balances(self) -> list[Balance]:
@@ -162,43 +171,71 @@ class Delivery:
         name = sender.channel.name
         self._tasks[name] = asyncio.create_task(self._run(sender), name=f"deliver-{name}")
 
-    async def _stop(self, senders: Sequence[Sender], timeout_s: float) -> None:
+    def _replace(self, old: Sequence[Sender], channels: Sequence[Channel]) -> None:
+        for sender in old:
+            del self._senders[sender.channel.name]
+        counted = {sender.channel.name: sender.stats for sender in old}
+        fresh = [self._sender(channel) for channel in channels if channel.name not in self._senders]
+        for sender in fresh:
+            sender.stats = counted.get(sender.channel.name, sender.stats)  # its counters go on, as counters must
+            sender.stats.waiting = ""
+        self._senders |= {sender.channel.name: sender for sender in fresh}
+        self._obey(self._paused)
+        for sender in fresh:
+            self._start(sender)
+
+    async def _end(self, senders: Sequence[Sender], timeout_s: float) -> None:
         for sender in senders:
             sender.stopping.set()
-        tasks = [task for s in senders if (task := self._tasks.pop(s.channel.name, None)) is not None]
+        tasks = [task for sender in senders if (task := self._tasks.get(sender.channel.name)) is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _close(self, senders: Sequence[Sender]) -> None:
         for sender in senders:
+            if self._tasks.pop(sender.channel.name, None) is None:
+                continue
             try:
                 await sender.channel.destination.close()
             except Exception as error:  # the others are closed all the same, and what replaces it is started
                 _log.warning("destination_not_closed", destination=sender.channel.name, error=str(error))
 
+    def _require_not_stopped(self) -> None:
+        if self._stopped:
+            raise Unavailable("this server is stopping; nothing was reloaded: it reads its settings when it starts")
+
     async def _run(self, sender: Sender) -> None:
         """While this node holds the destination's lease, follow every partition; when it is lost, stop at once."""
-        name = f"deliver/{sender.channel.name}"
-        while not sender.stopping.is_set():
-            lease = await self._take(name)
-            if lease is None:
-                await sender.pause(1.0)
-                continue
-            self._leading.add(sender.channel.name)
-            following = [
-                asyncio.create_task(self._follower(sender, partition, lease).run())
-                for partition in range(self._database.partitions)
-            ]
-            try:
-                await self._hold(sender, lease, following)
-            finally:
-                self._leading.discard(sender.channel.name)
-                self._noted.pop(sender.channel.name, None)
-                for task in following:
-                    task.cancel()
-                await asyncio.gather(*following, return_exceptions=True)
-        await self._give_back(name)
+        name = sender.channel.name
+        held: Lease | None = None
+        try:
+            while not sender.stopping.is_set():
+                lease = await self._take(lease_of(name))
+                if lease is None:
+                    await sender.pause(1.0)
+                    continue
+                held = lease
+                await self._lead(sender, lease)
+        finally:
+            await self._give_back(name, held)
+
+    async def _lead(self, sender: Sender, lease: Lease) -> None:
+        name = sender.channel.name
+        self._leading[name] = lease
+        following = [
+            asyncio.create_task(self._follower(sender, partition, lease).run())
+            for partition in range(self._database.partitions)
+        ]
+        try:
+            await self._hold(lease, following)
+        finally:
+            del self._leading[name]
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
 
     def _follower(self, sender: Sender, partition: int, lease: Lease) -> Follower:
         name = sender.channel.name
@@ -220,14 +257,11 @@ class Delivery:
             _log.warning("lease_not_renewed", lease=name, error=str(error))
             return None
 
-    async def _hold(self, sender: Sender, lease: Lease, following: Sequence[asyncio.Task[None]]) -> None:
-        """Renew the lease until it is lost, cannot be renewed in time, or the work has ended."""
+    async def _hold(self, lease: Lease, following: Sequence[asyncio.Task[None]]) -> None:
+        """Renew the lease until it is lost, cannot be renewed in time, or the work has ended: what is being finished
+        while the destination is stopped is as much this node's alone."""
         held_until = self._clock.monotonic() + LEASE_MS / 1000
-        while not all(task.done() for task in following):
-            await asyncio.wait(following, timeout=LEASE_MS / 4000)
-            if sender.stopping.is_set():
-                await asyncio.wait(following)
-                return
+        while (await asyncio.wait(following, timeout=LEASE_MS / 4000))[1]:
             renewed = await self._take(lease.name)
             now = self._clock.monotonic()
             if renewed is not None and renewed.epoch == lease.epoch:
@@ -235,11 +269,17 @@ class Delivery:
             elif renewed is not None or now > held_until - LEASE_MS / 2000:
                 return
 
-    async def _give_back(self, name: str) -> None:
+    async def _give_back(self, name: str, held: Lease | None) -> None:
+        """Whoever is next notes what it finds; if nobody is, nothing of an outage stays."""
         try:
-            await self._leases.release(name)
+            async with asyncio.timeout(GIVE_BACK_S_MAX):
+                if held is not None:
+                    await self._note(name, "", held)
+                await self._leases.release(lease_of(name))
+        except Fenced:
+            return  # it is another's already
         except Exception as error:  # it is taken over when its counter stands still
-            _log.warning("lease_not_released", lease=name, error=str(error))
+            _log.warning("lease_not_released", lease=lease_of(name), error=str(error))
 
     # --- pauses --------------------------------------------------------------------------------------------------
 
@@ -248,25 +288,51 @@ class Delivery:
         while True:
             await asyncio.sleep(PAUSES_EVERY_S)
             try:
-                self._obey(await self._database.read(pauses.paused))
+                await self._see_pauses()
                 await self._note_outages()
+                await self._end_abandoned_outages()
             except AdjournError:
                 continue  # the database is away, and with it every delivery
 
     async def _note_outages(self) -> None:
-        for name in list(self._leading & self._senders.keys()):
-            gate = self._senders[name].gate
-            reason = "" if gate.paused is not None else self._senders[name].stats.waiting
-            if self._noted.get(name) != reason:
-                await self._database.write(note_outage, name, reason, self._clock.wall_ms())
-                self._noted[name] = reason
+        for name, lease in list(self._leading.items()):
+            if self._leading.get(name) != lease:
+                continue  # given back meanwhile: nothing may be noted behind that
+            sender = self._senders[name]
+            reason = "" if sender.gate.paused is not None else sender.stats.waiting
+            if self._noted.get(name) != (lease, reason):
+                await self._note(name, reason, lease)
+                self._noted[name] = lease, reason
+
+    async def _note(self, name: str, reason: str, lease: Lease) -> None:
+        now_ms, fence = self._clock.wall_ms(), Fence(lease.name, lease.epoch)
+        await self._database.write(note_outage, name, reason, now_ms, fence=fence)
+
+    async def _end_abandoned_outages(self) -> None:
+        """A node that was killed leaves what it noted. Where another delivers now, that one sees to it; where nobody
+        does any more, it would stay for ever."""
+        if self._changing.locked():
+            return
+        async with self._changing:  # nothing is started meanwhile that would take the same lease
+            for name in sorted((await self._database.read(outages)).keys() - self._senders.keys()):
+                lease = await self._leases.take(lease_of(name))
+                if lease is not None:
+                    await self._give_back(name, lease)
+
+    async def _see_pauses(self) -> None:
+        """One look at a time, so that none is obeyed after one that began later: what was paused or resumed here
+        stands."""
+        async with self._seeing:
+            self._obey(await self._database.read(pauses.paused))
 
     def _obey(self, paused: Mapping[str, str]) -> None:
+        self._paused = paused
         for name, sender in self._senders.items():
-            sender.paused(paused.get(name))
+            sender.paused(paused.get(name, self._gone_now.get(name)))
 
     def _gone(self, name: str, reason: str) -> None:
-        self._senders[name].paused(reason)
+        self._gone_now[name] = reason
+        self._obey(self._paused)
         _log.error("destination_gone", destination=name, reason=reason)
         task = asyncio.create_task(self._keep_paused(name, reason))
         self._pausing.add(task)
@@ -275,8 +341,12 @@ class Delivery:
     async def _keep_paused(self, name: str, reason: str) -> None:
         try:
             await self._database.write(pauses.pause, name, reason, self._clock.wall_ms())
+            async with self._seeing:  # a look that began before does not know of it
+                self._paused = {name: reason, **self._paused}
         except AdjournError as error:  # it will say so again
             _log.warning("pause_not_kept", destination=name, error=error.message)
+        finally:
+            self._gone_now.pop(name, None)
 
     def _count(self, name: str, delivered: Sequence[StoredEvent], dead: int) -> None:
         stats = self._senders[name].stats

@@ -10,11 +10,12 @@ from adjourn.delivery.conservation import CONSUMER_PREFIX, Balance, balances
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """`parked`: events of `pending` that are tried again alone. `outage`: why the node that delivers could not, when it
-    last tried; empty when all is well. `behind`: the places (partition, offset) at which its backlog begins.
-    `oldest_ms`: when the oldest event arrived that is pending; None where nothing is."""
+    """`running`: a node has it in hand. `parked`: events of `pending` that are tried again alone. `outage`: why that
+    node could not deliver, when it last tried; empty when all is well. `behind`: the places (partition, offset) at
+    which its backlog begins. `oldest_ms`: when the oldest event arrived that is pending; None where nothing is."""
 
     balance: Balance
+    running: bool = True
     parked: int = 0
     paused: str | None = None
     outage: str = ""
@@ -32,6 +33,11 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         return self.outage if self.paused is None else f"paused: {self.paused}"
 
 
+def lease_of(destination: str) -> str:
+    """The lease that a node holds while it delivers there."""
+    return f"deliver/{destination}"
+
+
 def standings(reader: Reader) -> list[Standing]:
     """Every destination that was ever configured, by name; `oldest_ms` is of what is parked."""
     parked = {
@@ -40,8 +46,9 @@ def standings(reader: Reader) -> list[Standing]:
             "SELECT destination, count(*), min(received_ms) FROM held_events WHERE state = 'parked' GROUP BY 1"
         )
     }
-    outages = {str(name): (str(reason), int(since or 0)) for name, reason, since in _outages(reader)}
+    away = outages(reader)
     paused = pauses.paused(reader)
+    led = {str(name) for (name,) in reader.rows("SELECT name FROM leases WHERE owner <> ''")}
     behind: dict[str, list[tuple[int, int]]] = {}
     for consumer, partition, position in reader.rows(
         "SELECT consumer, cursors.partition, cursors.next_offset FROM cursors "
@@ -53,10 +60,11 @@ def standings(reader: Reader) -> list[Standing]:
     return [
         Standing(
             balance=balance,
+            running=lease_of(balance.destination) in led,
             parked=parked.get(balance.destination, (0, 0))[0],
             paused=paused.get(balance.destination),
-            outage=outages.get(balance.destination, ("", 0))[0],
-            outage_ms=outages[balance.destination][1] if balance.destination in outages else None,
+            outage=away.get(balance.destination, ("", 0))[0],
+            outage_ms=away[balance.destination][1] if balance.destination in away else None,
             behind=tuple(behind.get(balance.destination, ())),
             oldest_ms=parked[balance.destination][1] if balance.destination in parked else None,
         )
@@ -76,6 +84,7 @@ def note_outage(tx: Tx, name: str, reason: str, now_ms: int) -> None:
     )
 
 
-def _outages(reader: Reader) -> list[tuple[object, object, int]]:
+def outages(reader: Reader) -> dict[str, tuple[str, int]]:
+    """(why, since when) by name, of those that are noted to be away."""
     rows = reader.rows("SELECT destination, reason, since_ms FROM destination_outages")
-    return [(name, reason, int(since or 0)) for name, reason, since in rows]
+    return {str(name): (str(reason), int(since or 0)) for name, reason, since in rows}

@@ -100,13 +100,9 @@ class Why(msgspec.Struct, forbid_unknown_fields=True):
 
 @get("/v1/destinations", guards=[requires("destinations:read")], summary="Every destination and its balance")
 async def list_destinations(request: AnyRequest) -> list[DestinationView]:
-    delivery = node_of(request).delivery
-    stats = delivery.stats
     return [
-        DestinationView.of(
-            balance, stats[balance.destination].waiting if balance.destination in stats else "not running"
-        )
-        for balance in await delivery.balances()
+        DestinationView.of(one.balance, one.waiting or ("" if one.running else "not running"))
+        for one in await node_of(request).delivery.standings()
     ]
 
 

@@ -162,7 +162,8 @@ class CreatedKey(msgspec.Struct):
 
 
 class DestinationView(msgspec.Struct):
-    """`waiting`: why nothing is delivered now; empty when all is well. The counts are events, of all tenants."""
+    """`waiting`: why nothing is delivered now, as the node that delivers said last; "not running" where none does;
+    empty when all is well. The counts are events, of all tenants."""
 
     name: str
     waiting: str
