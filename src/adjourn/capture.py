@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import inspect
@@ -11,26 +10,21 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from decimal import Decimal
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
-import msgspec
-
+from adjourn.account import Account, outcome_of
 from adjourn.clock import SystemClock
 from adjourn.completion.receipts import Receipt
 from adjourn.configfile import load
-from adjourn.errors import EventInvalid
 from adjourn.eventlog import get_logger
 from adjourn.events import (
     Completion,
     MetadataPart,
-    OutcomePart,
     OutcomeStatus,
     SessionPart,
     SessionType,
     Transport,
-    UsagePart,
     UserPart,
 )
 from adjourn.ids import new_id
@@ -72,7 +66,7 @@ def set_runtime(runtime: Runtime) -> None:
         _default = runtime
 
 
-class session:
+class session(Account):
     """A session from entry to exit, completed exactly once, however it ends.
 
         with adjourn.session(user_id="usr_1", model="gpt-4o") as s:
@@ -99,6 +93,7 @@ class session:
         custom_tags: Mapping[str, object] | None = None,
         runtime: Runtime | None = None,
     ) -> None:
+        super().__init__(model=model, custom_tags=custom_tags)
         self.session_id = session_id or new_id("sess", _clock.wall_ms())
         self.event_id = event_id
         """Of the completion. Without one it is derived from the session's id and attempt."""
@@ -109,53 +104,12 @@ class session:
         self._session_type: SessionType = session_type
         self._given_id = session_id
         self._attempt = attempt
-        self._tags: dict[str, msgspec.Raw] = {}
         self._runtime = runtime
-        self._usage = UsagePart(model=model)
-        self._outcome = OutcomePart()
         self._started: datetime | None = None
         self._started_s = 0.0
         self.outer: session | None = None
         """The one that it was begun inside of."""
         self.ended = False
-        self.tag(**(custom_tags or {}))
-
-    def add_usage(
-        self,
-        *,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
-        cache_read_input_tokens: int = 0,
-        cache_creation_input_tokens: int = 0,
-        reasoning_output_tokens: int = 0,
-        tool_calls: int = 0,
-        cost_usd: Decimal | None = None,
-        model: str | None = None,
-    ) -> None:
-        """Add what one call used; calls add up. Input includes cached tokens, output includes reasoning ones."""
-        usage = self._usage
-        usage.input_tokens = (usage.input_tokens or 0) + input_tokens
-        usage.output_tokens = (usage.output_tokens or 0) + output_tokens
-        usage.total_tokens = usage.input_tokens + usage.output_tokens
-        usage.cache_read_input_tokens = _sum(usage.cache_read_input_tokens, cache_read_input_tokens)
-        usage.cache_creation_input_tokens = _sum(usage.cache_creation_input_tokens, cache_creation_input_tokens)
-        usage.reasoning_output_tokens = _sum(usage.reasoning_output_tokens, reasoning_output_tokens)
-        usage.tool_calls = _sum(usage.tool_calls, tool_calls)
-        if cost_usd is not None:
-            usage.estimated_cost_usd = (usage.estimated_cost_usd or Decimal(0)) + cost_usd
-        if model is not None:
-            usage.model = model
-
-    def tag(self, /, **tags: object) -> None:
-        """Put custom tags on the completion, as they are now. Raises EventInvalid for what JSON cannot express."""
-        for name, value in tags.items():
-            # Here, not at the end: a tag that cannot be written must not cost the session its completion.
-            try:
-                self._tags[name] = msgspec.Raw(msgspec.json.encode(value))
-            except (TypeError, ValueError, RecursionError, OverflowError) as error:
-                raise EventInvalid(
-                    f"the tag {name!r} cannot be written as JSON ({error}); use JSON's types", path=name
-                ) from error
 
     def set_user(self, user_id: str | None, *, organization_id: str | None = None, tier: str | None = None) -> None:
         """Say whose session it is, once that is known."""
@@ -169,10 +123,6 @@ class session:
     def status(self) -> OutcomeStatus | None:
         """How it ended, or what `end_as` has said by now."""
         return self._outcome.status
-
-    def end_as(self, status: OutcomeStatus, *, error_code: str | None = None, final_message: str | None = None) -> None:
-        """Say how it ended, where that is not what leaving the block would say."""
-        self._outcome = OutcomePart(status=status, error_code=error_code, final_message=final_message)
 
     def __enter__(self) -> Self:
         if self._started is not None:
@@ -193,7 +143,7 @@ class session:
             self._outcome.status = self._outcome.status or "success"
             self.receipt = self._captured()
             return
-        self._outcome = _outcome_of(error)
+        self._outcome = outcome_of(error)
         try:
             self.receipt = self._captured()
         except Exception as refused:
@@ -353,18 +303,3 @@ def current_session() -> session | None:
     while found is not None and found.ended:
         found = found.outer
     return found
-
-
-def _outcome_of(error: BaseException) -> OutcomePart:
-    name = type(error).__name__
-    if isinstance(error, TimeoutError):
-        return OutcomePart(status="timeout", error_code=name)
-    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit):
-        return OutcomePart(status="user_terminated", error_code=name)
-    if isinstance(error, SystemExit) and error.code in (None, 0):
-        return OutcomePart(status="success")
-    return OutcomePart(status="error", error_code=name)
-
-
-def _sum(so_far: int | None, more: int) -> int | None:
-    return (so_far or 0) + more if more or so_far is not None else None

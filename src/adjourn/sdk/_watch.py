@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from urllib.parse import quote
 
 import msgspec
 
-from adjourn.errors import EventInvalid
-from adjourn.events import OutcomePart, OutcomeStatus, SessionType, UsagePart, UserPart
+from adjourn.account import Account, outcome_of
+from adjourn.events import SessionType, UsagePart, UserPart
 from adjourn.sdk._client import Request
 from adjourn.sdk.models import CompletedAnswer, SessionAnswer
 
@@ -25,8 +22,8 @@ BEATS_PER_LEASE = 3
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
-class Watched:
-    """A session that the server watches."""
+class Watched(Account):
+    """A session that the server watches; each heartbeat tells it the usage so far."""
 
     def __init__(
         self,
@@ -39,6 +36,7 @@ class Watched:
         lease_ms: int | None,
         custom_tags: Mapping[str, object] | None,
     ) -> None:
+        super().__init__(model=model, custom_tags=custom_tags)
         self.answer: SessionAnswer | None = None
         """What the server says of it, once it has begun."""
         self.completed: CompletedAnswer | None = None
@@ -49,13 +47,8 @@ class Watched:
         self._user = user
         self._attempt = attempt
         self._lease_ms = lease_ms
-        self._lock = threading.Lock()  # a heartbeat of another thread must not see half of an addition
-        self._usage = UsagePart(model=model)
         self._said: UsagePart | None = None
-        self._outcome = OutcomePart()
-        self._tags: dict[str, msgspec.Raw] = {}
         self._began_s = 0.0
-        self.tag(**(custom_tags or {}))
 
     @property
     def session_id(self) -> str:
@@ -65,51 +58,6 @@ class Watched:
         if self._given_id is None:
             raise RuntimeError("this session has no id before it has begun; enter it, or give it a session_id")
         return self._given_id
-
-    def add_usage(
-        self,
-        *,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
-        cache_read_input_tokens: int = 0,
-        cache_creation_input_tokens: int = 0,
-        reasoning_output_tokens: int = 0,
-        tool_calls: int = 0,
-        cost_usd: Decimal | None = None,
-        model: str | None = None,
-    ) -> None:
-        """Add what one call used; calls add up, and the next heartbeat tells the server the sum. Input includes cached
-        tokens, output includes reasoning ones."""
-        with self._lock:
-            old = self._usage
-            new = UsagePart(
-                input_tokens=(old.input_tokens or 0) + input_tokens,
-                output_tokens=(old.output_tokens or 0) + output_tokens,
-                cache_read_input_tokens=_sum(old.cache_read_input_tokens, cache_read_input_tokens),
-                cache_creation_input_tokens=_sum(old.cache_creation_input_tokens, cache_creation_input_tokens),
-                reasoning_output_tokens=_sum(old.reasoning_output_tokens, reasoning_output_tokens),
-                tool_calls=_sum(old.tool_calls, tool_calls),
-                model=model or old.model,
-                estimated_cost_usd=old.estimated_cost_usd,
-            )
-            new.total_tokens = (new.input_tokens or 0) + (new.output_tokens or 0)
-            if cost_usd is not None:
-                new.estimated_cost_usd = (old.estimated_cost_usd or Decimal(0)) + cost_usd
-            self._usage = new
-
-    def tag(self, /, **tags: object) -> None:
-        """Put custom tags on the completion, as they are now. Raises EventInvalid for what JSON cannot express."""
-        for name, value in tags.items():
-            try:
-                self._tags[name] = msgspec.Raw(_encode(value))
-            except (TypeError, ValueError, RecursionError, OverflowError) as error:
-                raise EventInvalid(
-                    f"the tag {name!r} cannot be written as JSON ({error}); use JSON's types", path=name
-                ) from error
-
-    def end_as(self, status: OutcomeStatus, *, error_code: str | None = None, final_message: str | None = None) -> None:
-        """Say how it ended, where that is not what leaving the block would say."""
-        self._outcome = OutcomePart(status=status, error_code=error_code, final_message=final_message)
 
     # --- for the clients -----------------------------------------------------------------------------------------
 
@@ -168,19 +116,3 @@ class Watched:
 def session_path(session_id: str) -> str:
     # An id may be `..`, which would be taken for a step up.
     return f"{SESSIONS_PATH}/{quote(session_id, safe='').replace('.', '%2E')}"
-
-
-def outcome_of(error: BaseException) -> OutcomePart:
-    """How a session ended that this left: as `adjourn.session` has it."""
-    name = type(error).__name__
-    if isinstance(error, TimeoutError):
-        return OutcomePart(status="timeout", error_code=name)
-    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit):
-        return OutcomePart(status="user_terminated", error_code=name)
-    if isinstance(error, SystemExit) and error.code in (None, 0):
-        return OutcomePart(status="success")
-    return OutcomePart(status="error", error_code=name)
-
-
-def _sum(so_far: int | None, more: int) -> int | None:
-    return (so_far or 0) + more if more or so_far is not None else None
