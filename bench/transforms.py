@@ -24,7 +24,7 @@ TRANSFORM = (
 
 
 FIELDS = ("hash user.user_id", "drop metadata.source_ip", "mask outcome.final_message")
-PATTERNS = ("mask email", "mask phone", "mask card", "mask secret_key")
+PATTERNS = ("mask email", "mask phone", "mask card", "mask ip", "mask secret_key")
 
 Call = Callable[[StoredEvent], object]
 
@@ -39,7 +39,7 @@ def transforms() -> list[Row]:
         ("audit_v1", shape("", "audit_v1"), None),
         ("CEL filter and billing_v1", shape(FILTER, "billing_v1"), None),
         ("redaction of three fields", redact(*FIELDS), None),
-        ("redaction by all four patterns", redact(*PATTERNS), None),
+        ("redaction by all five patterns", redact(*PATTERNS), None),
     ]
     bodies = sample.events(EVENTS)
     events = [

@@ -33,7 +33,7 @@ def test_a_rule_is_an_action_and_what_it_is_done_to(text: str, rule: Rule) -> No
         ("", "write ACTION WHAT"),
         ("email", "write ACTION WHAT"),
         ("encrypt email", "actions are drop, mask, hash"),
-        ("mask e-mail in outcome", "give one of email, phone, card, secret_key"),
+        ("mask e-mail in outcome", "give one of email, phone, card, ip, secret_key"),
         ("mask a..b", "names with dots"),
         ("drop session.session_id", "may not be redacted"),
         ("hash event_id", "may not be redacted"),

@@ -11,7 +11,7 @@ import msgspec
 from adjourn.events import Completion, MetadataPart, OutcomePart, SessionPart, UsagePart, UserPart
 
 Action = Literal["drop", "mask", "hash"]
-Pattern = Literal["email", "phone", "card", "secret_key"]
+Pattern = Literal["email", "phone", "card", "ip", "secret_key"]
 
 ACTIONS: Final[tuple[str, ...]] = get_args(Action)
 PATTERNS: Final[tuple[str, ...]] = get_args(Pattern)

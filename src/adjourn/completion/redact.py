@@ -214,7 +214,7 @@ def _replaced(raw: msgspec.Raw, patterns: Sequence[Replace]) -> msgspec.Raw:
 
     def replace(match: re.Match[bytes]) -> bytes:
         literal = match[0]
-        if len(literal) < 6:  # the shortest thing that any pattern finds is longer
+        if len(literal) < 5:  # the shortest thing that any pattern finds is longer
             return literal
         text = found = _text_of(literal)
         for pattern in patterns:

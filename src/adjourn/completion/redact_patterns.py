@@ -1,4 +1,4 @@
-"""What redaction finds in text: e-mail addresses, telephone numbers, payment cards, secret keys.
+"""What redaction finds in text: e-mail addresses, telephone numbers, payment cards, IP addresses, secret keys.
 
 A text is searched in time proportional to its length, whatever a sender writes into it: repetitions are possessive or
 short. docs/howto/redact.md says what each pattern takes for a match.
@@ -8,19 +8,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Final
+from urllib.parse import unquote
 
+from adjourn.completion.redact_cards import DASHES, SPACES, without_cards
 from adjourn.redaction_rules import Action, Pattern
 
 Replace = Callable[[str], str]
 
-_EMAIL: Final = re.compile(r"(?<![\w.%+-])[\w.%+-]++@[\w-]++(?:\.[\w-]++)++")
-# +49 30 1234567, (415) 555-0132, 415-555-0132: not every row of digits, of which ids are made.
-_PHONE: Final = re.compile(
-    r"(?<![\w+])\+\d(?:[ ().-]{0,2}\d){6,14}(?!\d)|(?<![\w-])(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}(?![\w-])"
+_EMAIL: Final = re.compile(
+    r"""(?:(?<![\w.%+-])(?<![\w.%+-]')[\w.%+-]++(?:'[\w.%+-]++)*+ | "[^"\\\r\n]{1,64}")
+    @([\w-]++(?:\.[\w-]++)++ | \[[0-9A-Fa-f:.]{3,45}\])""",
+    re.VERBOSE,
 )
-_DIGITS: Final = re.compile(r"[0-9]{3,}+(?:[ -][0-9]{3,}+)*+")
+# As it stands in a URL, ann%2Btag%40example.com: other escapes before it are not part of it.
+_EMAIL_ESCAPED: Final = re.compile(
+    r"""(?:(?<![\w.+%-]) | (?<=%[013-9A-Fa-f][0-9A-Fa-f]) | (?<=%2[^Bb]))
+    (?:[\w.+-]|%2[Bb])++%40([\w-]++(?:\.[\w-]++)++)""",
+    re.VERBOSE,
+)
+_VERSION: Final = re.compile(r"[0-9.]++")
+_GAP: Final = f"[{SPACES}.{DASHES}]"
+_SPACE: Final = f"[{SPACES}{DASHES}]"
+# Not every row of digits, of which ids are made: each line is one way to write a number.
+_PHONE: Final = re.compile(
+    rf"""(?<![\w+])\+\d(?:[()/{SPACES}.{DASHES}]{{0,2}}\d){{6,14}}(?!\d)      # +49 (0)30/1234567
+    |(?<![\w{DASHES}])(?<!\d[.,:/])(?:
+       (?:1{_GAP})?(?:\(\d{{3}}\){_GAP}?|\d{{3}}[/{SPACES}.{DASHES}])\d{{3}}{_GAP}\d{{4}}    # 1-415-555-0132
+      |00(?=\d{{0,4}}[(/{SPACES}{DASHES}]){_SPACE}?[1-9](?:[()/{SPACES}{DASHES}]{{0,2}}\d){{7,13}}  # 0049 30 1234567
+      |\(0\d{{1,4}}\){_SPACE}?\d{{3,8}}(?:{_SPACE}\d{{2,5}}){{0,3}}                          # (030) 1234567
+      |0[1-9]\d{{1,3}}(?:[/{SPACES}{DASHES}]\d{{6,8}}|{_SPACE}\d{{3,4}}{_SPACE}\d{{3,4}})    # 020 7946 0958
+      |0[1-9](?:{_GAP}\d\d){{4}}                                                             # 06 12 34 56 78
+    )(?:\ ?(?:x|ext\.?)\ ?\d{{1,6}})?(?![\w{DASHES}]|[.,:/]\d)""",
+    re.VERBOSE,
+)
+_IP: Final = re.compile(r"[0-9A-Fa-f]{0,4}+(?:[:.][0-9A-Fa-f]{0,4}+){2,}+")
 _SECRET_KEY: Final = re.compile(
     r"""-----BEGIN\ [A-Z ]{0,40}PRIVATE\ KEY-----(?:[^-]++|-(?!----END))*+(?:-----END\ [A-Z ]{0,40}-----)?
     |(?<![A-Za-z0-9])(?:
@@ -32,11 +54,8 @@ _SECRET_KEY: Final = re.compile(
     )""",
     re.VERBOSE,
 )
-_GROUP: Final = re.compile(r"[0-9]++")
+_DIGIT: Final = re.compile(r"[0-9]")
 _WORD: Final = re.compile(r"\w")
-_DIGITS_MIN, _DIGITS_MAX = 13, 19
-_ISSUERS: Final = ("2", "3", "4", "5", "6")
-_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 
 def replace_of(pattern: Pattern, action: Action, digest: Callable[[str], str]) -> Replace:
@@ -48,60 +67,55 @@ def replace_of(pattern: Pattern, action: Action, digest: Callable[[str], str]) -
         return f"[{pattern}]" if action == "mask" else ""
 
     if pattern == "card":
-        return lambda text: _DIGITS.sub(lambda match: _without_cards(match, shown), text)
+        return lambda text: without_cards(text, shown)
     if pattern == "email":
-        return lambda text: _EMAIL.sub(lambda match: shown(match[0]), text) if "@" in text else text
+        return lambda text: _without_emails(text, shown)
+    if pattern == "ip":
+        return lambda text: _IP.sub(lambda match: _without_ip(match, shown), text)
     expression = _PHONE if pattern == "phone" else _SECRET_KEY
     return lambda text: expression.sub(lambda match: shown(match[0]), text)
 
 
-def _without_cards(match: re.Match[str], shown: Callable[[str], str]) -> str:
-    """Digits, with single spaces or hyphens between groups of three and more: a card is a row of whole groups that
-    passes Luhn's check, and no part of a word."""
-    run = match[0]
-    if len(run) < _DIGITS_MIN:
+def _without_emails(text: str, shown: Callable[[str], str]) -> str:
+    if "@" in text:
+        # What ends in a version is a package, react@18.2.0; four numbers are an address.
+        text = _EMAIL.sub(
+            lambda match: match[0] if _VERSION.fullmatch(match[1]) and match[1].count(".") != 3 else shown(match[0]),
+            text,
+        )
+    if "%40" in text:
+        text = _EMAIL_ESCAPED.sub(lambda match: shown(unquote(match[0])), text)
+    return text
+
+
+def _without_ip(match: re.Match[str], shown: Callable[[str], str]) -> str:
+    """An IPv4 or IPv6 address, perhaps behind `name:` and before `:port` or the end of a sentence. Times, MAC addresses
+    and names with colons are none; an IPv6 address without a digit could be any of them."""
+    run, text = match[0], match.string
+    start = 1 if run[0] == ":" and run[1] != ":" else 0
+    end = len(run.rstrip(".")) if run[-1] == "." else len(run)
+    if end > start and run[end - 1] == ":" and run[end - 2 : end] != "::":
+        end -= 1
+    before, after = text[max(0, match.start() - 1) : match.start()], text[match.end() : match.end() + 1]
+    if (start == 0 and _WORD.match(before)) or (end == len(run) and _WORD.match(after)):
         return run
-    groups = [group.span() for group in _GROUP.finditer(run)]
-    if _WORD.match(match.string[max(0, match.start() - 1) : match.start()]):
-        groups = groups[1:]
-    if _WORD.match(match.string[match.end() : match.end() + 1]):
-        groups = groups[:-1]
-    kept, copied, start = list[str](), 0, 0
-    digits = _Digits(run, groups)
-    while start < len(groups):
-        end = digits.card_from(start)
-        if end > start:
-            kept += run[copied : groups[start][0]], shown(digits.between(start, end))
-            copied = groups[end - 1][1]
-        start = max(end, start + 1)
-    return "".join(kept) + run[copied:]
+    found = run[start:end]
+    address = _address(found)
+    if address is None:
+        found, _, port = found.rpartition(":")
+        address = _address(found) if port.isdecimal() and ":" not in found else None
+    if address is None:
+        return run
+    return run[:start] + shown(address) + run[start + len(found) :]
 
 
-class _Digits:
-    """Groups of digits. Luhn's sum (ISO/IEC 7812-1, annex B) of any row of them costs one subtraction."""
+def _address(text: str) -> str | None:
+    """In its shortest form; None: it is none."""
+    from ipaddress import ip_address  # here: it takes a millisecond, and few settings have the pattern
 
-    def __init__(self, run: str, groups: list[tuple[int, int]]) -> None:
-        self._digits = "".join(run[start:end] for start, end in groups)
-        self._starts = [0, *accumulate(end - start for start, end in groups)]
-        values = [int(digit) for digit in self._digits]
-        # Every second digit counts double; which ones depends on where the row ends.
-        self._sums = [
-            [0, *accumulate(_DOUBLED[v] if at % 2 == parity else v for at, v in enumerate(values))] for parity in (0, 1)
-        ]
-
-    def between(self, start: int, end: int) -> str:
-        return self._digits[self._starts[start] : self._starts[end]]
-
-    def card_from(self, start: int) -> int:
-        """The group behind the card that begins with the group `start`; `start` if none does."""
-        first = self._starts[start]
-        if self._digits[first : first + 1] not in _ISSUERS:
-            return start
-        for end in range(start + 1, len(self._starts)):
-            last = self._starts[end]
-            if last - first > _DIGITS_MAX:
-                break
-            sums = self._sums[last % 2]
-            if last - first >= _DIGITS_MIN and (sums[last] - sums[first]) % 10 == 0:
-                return end
-        return start
+    if text.count(".") != 3 and (text.count(":") < 2 or not _DIGIT.search(text)):
+        return None
+    try:
+        return ip_address(text).compressed
+    except ValueError:
+        return None
