@@ -29,7 +29,7 @@ from adjourn.databases.choose import database_for
 from adjourn.databases.laned import LanedDatabase
 from adjourn.delivery import records
 from adjourn.delivery.channel import Channel
-from adjourn.delivery.held import forget_letters
+from adjourn.delivery.held import forget_letters, give_up
 from adjourn.delivery.letters_service import DeadLetters
 from adjourn.delivery.service import Delivery
 from adjourn.delivery.transform import TransformCallable
@@ -302,7 +302,8 @@ class Node:
         for destination in self.settings.routing.destinations:
             if destination.retention_days is not None:
                 kept_since_ms = self.clock.wall_ms() - int(destination.retention_days * DAY_MS)
-                await self.database.write(forget_letters, destination.name, kept_since_ms)
+                while await self.database.write(forget_letters, destination.name, kept_since_ms):
+                    await asyncio.sleep(0)
                 await self.database.write(records.forget, destination.name, kept_since_ms)
         log = self.settings.log
         gone = await self.log.retain(
@@ -311,6 +312,8 @@ class Node:
         )
         if gone:
             await self.database.write(records.forget_retained)
+        while await self.database.write(give_up, self.clock.wall_ms()):
+            await asyncio.sleep(0)
 
 
 def _known(settings: Settings) -> dict[str, int | None]:

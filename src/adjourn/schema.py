@@ -149,7 +149,6 @@ held_events = Table(
     Column("next_ms", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("attempts_before", Integer, nullable=False, server_default="0"),
-    Index("held_events_by_state", "destination", "state", "partition", "event_offset"),
     Index(
         "held_events_dead",
         "held_ms",
@@ -179,7 +178,20 @@ held_events = Table(
         postgresql_where=_DEAD,
     ),
     Index(
-        "held_events_parked", "destination", "partition", "received_ms", sqlite_where=_PARKED, postgresql_where=_PARKED
+        "held_events_parked",
+        "destination",
+        "partition",
+        "event_offset",
+        sqlite_where=_PARKED,
+        postgresql_where=_PARKED,
+    ),
+    Index(
+        "held_events_parked_by_age",
+        "destination",
+        "partition",
+        "received_ms",
+        sqlite_where=_PARKED,
+        postgresql_where=_PARKED,
     ),
 )
 

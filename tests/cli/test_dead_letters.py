@@ -40,7 +40,7 @@ def rows(database: Path, sql: str) -> list[tuple[object, ...]]:
     [
         ([], ["e4", "e3", "e2", "e1", "e0"]),
         (["--limit", "2"], ["e4", "e3"]),
-        (["--before", "hook:0:3"], ["e2", "e1", "e0"]),
+        (["--cursor", f"{1_700_000_000_000 + 3 * DAY_MS}:hook:0:3"], ["e2", "e1", "e0"]),
         (["--tenant", "other"], ["e3", "e1"]),
         (["--destination", "nope"], []),
         (["--code", "http_400"], ["e4", "e3", "e2", "e1", "e0"]),

@@ -12,6 +12,7 @@ from tests.faults.rigs import url_of
 from adjourn.database import Tx
 from adjourn.delivery import held
 from adjourn.delivery.held import Held
+from adjourn.delivery.letters import Wanted
 from adjourn.destination import Refusal
 from adjourn.errors import NotFound
 
@@ -33,7 +34,7 @@ def test_a_letter_that_two_deal_with_at_once_is_counted_once(
             await put_events(node, ("a", "e1"))
             await settled(node)
             await node.delivery.pause("scripted", "a test")
-            (letter,) = await node.database.read(held.select, held.Wanted(), limit=10)
+            (letter,) = (await node.dead_letters.select(Wanted(), fits=None, limit=10)).letters
             async with await psycopg.AsyncConnection.connect(url) as other:  # as the other node does it
                 if first == "redrive":
                     await other.execute("UPDATE held_events SET state = 'parked', attempts = 0")

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 from tests.delivery.scripted import Judging, delivering, put_events, settled
-from tests.faults.rigs import url_of
+from tests.faults.rigs import mapping, settings_of, url_of
 
 from adjourn.delivery import letters_service
-from adjourn.delivery.held import Held, Wanted
+from adjourn.delivery.held import Held
+from adjourn.delivery.letters import Wanted
+from adjourn.delivery.route import Shapes
 from adjourn.delivery.transform import shaping_of
 from adjourn.destination import Refusal
+from adjourn.errors import BodyInvalid
 from adjourn.events import StoredEvent
+from adjourn.node import Node
 
 FITS = shaping_of(filter="session.session_id != 's3'", transform="")
 
@@ -43,17 +47,17 @@ def test_letters_are_found_page_by_page_whoever_else_deals_with_them(
         async with delivering(tmp_path, monkeypatch, destination, url=url_of(kind, tmp_path), batch_size=3) as node:
             await put_events(node, *[(f"s{number}", f"e{number}") for number in range(11)])
             await settled(node)
-            every = await node.dead_letters.select(Wanted(), fits=None, limit=100)
+            every = (await node.dead_letters.select(Wanted(), fits=None, limit=100)).letters
             assert len(every) == 11
             assert [(one.held_ms, one.id) for one in every] == sorted(
                 ((one.held_ms, one.id) for one in every), key=_newest, reverse=True
             )
-            some: list[Held] = []
-            while page := await node.dead_letters.select(
-                Wanted(), fits=FITS, before=some[-1].id if some else "", limit=3
-            ):
-                some += page
-            assert some == [one for one in every if one.session_id != "s3"]
+            for spend_s in (10.0, -1.0):  # without time, a page has what one step finds
+                monkeypatch.setattr(letters_service, "SPEND_S", spend_s)
+                assert await _all(node, Wanted(), None) == every
+                assert await _all(node, Wanted(), FITS) == [one for one in every if one.session_id != "s3"]
+                assert await _all(node, Wanted(code="nothing"), FITS) == []
+                assert await _all(node, Wanted(event_id="e3"), None) == [one for one in every if one.event_id == "e3"]
 
     asyncio.run(run())
 
@@ -68,7 +72,116 @@ def test_a_page_whose_letters_are_gone_by_then_ends_nothing(tmp_path: Path, monk
         async with delivering(tmp_path, monkeypatch, destination) as node:
             await put_events(node, *[(f"s{number}", f"e{number}") for number in range(5)])
             await settled(node)
-            assert await node.dead_letters.redrive_all(Wanted(), fits=Meddling(tmp_path)) == 0
+            dealt = await node.dead_letters.redrive_some(Wanted(), fits=Meddling(tmp_path))
+            assert (dealt.count, dealt.full) == (0, False)
+
+    asyncio.run(run())
+
+
+async def _all(node: Node, wanted: Wanted, fits: Shapes | None) -> list[Held]:
+    """Page by page, to the end."""
+    found: list[Held] = []
+    cursor = ""
+    while True:
+        page = await node.dead_letters.select(wanted, fits=fits, cursor=cursor, limit=3)
+        assert len(page.letters) <= 3
+        found += page.letters
+        cursor = page.cursor
+        if not cursor:
+            return found
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_call_has_a_bound_and_the_next_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """With no time to spend each call does one step: together they discard what fits, each letter once, also where a
+    step finds nothing; the account balances."""
+    monkeypatch.setattr(letters_service, "STEP", 2)
+    monkeypatch.setattr(letters_service, "SPEND_S", -1.0)
+
+    async def run() -> None:
+        destination = Judging(lambda ids: {one: Refusal(0, "bad", "never") for one in ids})
+        async with delivering(tmp_path, monkeypatch, destination, url=url_of(kind, tmp_path)) as node:
+            await put_events(node, *[(f"s{number}", f"e{number}") for number in range(9)])
+            await settled(node)
+            for fits, expected in ((FITS, 8), (FITS, 0), (None, 1)):
+                counts, cursor = [], ""
+                while True:
+                    dealt = await node.dead_letters.discard_some(Wanted(code="bad"), fits=fits, cursor=cursor)
+                    counts.append(dealt.count)
+                    cursor = dealt.cursor
+                    if not cursor:
+                        break
+                assert (sum(counts), max(counts) <= 2) == (expected, True)
+                assert expected < 8 or len(counts) > 3
+            (balance,) = await node.delivery.balances()
+            assert (balance.difference, balance.discarded, balance.dead_lettered) == (0, 9, 0)
+
+    asyncio.run(run())
+
+
+def test_what_dies_again_meanwhile_is_not_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is redriven once, however soon it is dead again; its attempts go on counting."""
+    monkeypatch.setattr(letters_service, "STEP", 2)
+    monkeypatch.setattr(letters_service, "SPEND_S", -1.0)
+
+    async def run() -> None:
+        destination = Judging(lambda ids: {one: Refusal(0, "bad", "never") for one in ids})
+        async with delivering(tmp_path, monkeypatch, destination) as node:
+            await put_events(node, *[(f"s{number}", f"e{number}") for number in range(5)])
+            await settled(node)
+            for times in (2, 3):
+                count, cursor = 0, ""
+                while True:
+                    dealt = await node.dead_letters.redrive_some(Wanted(), cursor=cursor)
+                    count, cursor = count + dealt.count, dealt.cursor
+                    await settled(node)
+                    if not cursor:
+                        break
+                assert count == 5
+                found = await _all(node, Wanted(), None)
+                assert [(one.attempts_total, one.attempts) for one in found] == [(times, 1)] * 5
+
+    asyncio.run(run())
+
+
+def test_a_destination_gets_no_more_back_than_it_may_try_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it tries those, a call gives none back and says so; later the same call goes on where it was."""
+    monkeypatch.setattr(letters_service, "STEP", 2)
+    monkeypatch.setattr(letters_service, "REDRIVEN_MAX", 3)
+
+    async def run() -> None:
+        destination = Judging(lambda ids: {one: Refusal(0, "bad", "never") for one in ids})
+        async with delivering(tmp_path, monkeypatch, destination) as node:
+            await put_events(node, *[(f"s{number}", f"e{number}") for number in range(7)])
+            await settled(node)
+            await node.delivery.pause("scripted", "a test")
+            first = await node.dead_letters.redrive_some(Wanted())
+            assert (first.count, first.full) == (4, True)
+            again = await node.dead_letters.redrive_some(Wanted(), cursor=first.cursor)
+            assert (again.count, again.full, again.cursor) == (0, True, first.cursor)
+            destination.judge = lambda ids: {}
+            await node.delivery.resume("scripted")
+            await settled(node)
+            rest = await node.dead_letters.redrive_some(Wanted(), cursor=first.cursor)
+            assert (rest.count, rest.full, rest.cursor) == (3, False, "")
+            await settled(node)
+            assert sorted(destination.passed) == [f"e{number}" for number in range(7)]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("cursor", ["x", "1:a:b:2", "1:a:1:2~", "~", "1:hook:0:99999999999999999999"])
+def test_a_cursor_that_is_none_is_refused(tmp_path: Path, cursor: str) -> None:
+    """Whatever is given as one; nothing is looked at."""
+
+    async def run() -> None:
+        async with Node(settings_of(mapping(tmp_path, "", routing={"destinations": []}))) as node:
+            with pytest.raises(BodyInvalid):
+                await node.dead_letters.discard_some(Wanted(), cursor=cursor)
+            with pytest.raises(BodyInvalid):
+                await node.dead_letters.select(Wanted(), fits=None, cursor=cursor, limit=1)
 
     asyncio.run(run())
 

@@ -8,7 +8,8 @@ import pytest
 from tests.delivery.scripted import Judging, called, delivering, put_events, settled
 
 from adjourn.delivery import held
-from adjourn.delivery.held import Held, Wanted
+from adjourn.delivery.held import Held
+from adjourn.delivery.letters import Wanted
 from adjourn.destination import BEHIND, Refusal
 from adjourn.errors import DestinationOutage, ShapingFailed
 from adjourn.events import StoredEvent
@@ -21,7 +22,7 @@ AWAY = DestinationOutage("it is away")
 
 
 async def letters(node: Node) -> list[Held]:
-    return await node.database.read(held.select, Wanted(), limit=100)
+    return (await node.dead_letters.select(Wanted(), fits=None, limit=100)).letters
 
 
 async def balanced(node: Node, **counts: int) -> None:

@@ -15,8 +15,9 @@ from adjourn.cli.output import note, print_columns, print_json, printable
 from adjourn.errors import ConfigInvalid
 
 if TYPE_CHECKING:
-    from adjourn.delivery.held import Held, Wanted
-    from adjourn.delivery.letters_service import DeadLetters
+    from adjourn.delivery.held import Held
+    from adjourn.delivery.letters import Wanted
+    from adjourn.delivery.letters_service import DeadLetters, Page
     from adjourn.settings import Settings
 
 app = typer.Typer(
@@ -47,7 +48,7 @@ def list_letters(
     tenant: Tenant = None,
     expression: Filter = "",
     limit: Annotated[int, typer.Option(min=1, max=PAGE, help="How many.")] = 50,
-    before: Annotated[str, typer.Option(metavar="ID", help="Go on behind this one, on the next page.")] = "",
+    cursor: Annotated[str, typer.Option(metavar="CURSOR", help="Go on where the page before said.")] = "",
     as_json: Json = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -56,17 +57,17 @@ def list_letters(
     from adjourn.http.deliveries import DeadLetterView
 
     wanted = _wanted(destination, code, since, until, tenant)
-    found = asyncio.run(_select(load_settings(config, assignments), wanted, expression, before, limit))
-    views = [DeadLetterView.of(letter) for letter in found]
+    page = asyncio.run(_select(load_settings(config, assignments), wanted, expression, cursor, limit))
+    views = [DeadLetterView.of(letter) for letter in page.letters]
     if as_json:
         print_json(views)
     elif views:
         rows = [(v.id, v.event_id, v.died_at, v.code, str(v.attempts), printable(v.reason)) for v in views]
         print_columns(("ID", "EVENT", "DIED", "CODE", "ATTEMPTS", "WHY"), rows)
-        if len(views) == limit:
-            note(f"there may be more: adjourn dead-letters list --before {views[-1].id}")
     else:
         note("nothing")
+    if page.cursor:
+        note(f"there may be more, by the same options and: --cursor {page.cursor}")
 
 
 @app.command("show")
@@ -104,8 +105,10 @@ def redrive(
     """Give dead letters back to their destinations, under their ids, with all attempts anew. A server delivers them."""
     wanted = _wanted(destination, code, since, until, tenant)
     _require_choice(letter_id, everything, wanted, expression)
-    count = asyncio.run(_deal(load_settings(config, assignments), "redrive", letter_id, wanted, expression))
+    count, full = asyncio.run(_deal(load_settings(config, assignments), "redrive", letter_id, wanted, expression))
     note(f"{count} given back; a running server delivers them")
+    if full:
+        note("a destination has as many to try again as may be at once; give it the rest later, by the same command")
 
 
 @app.command("discard")
@@ -124,14 +127,14 @@ def discard(
     """Delete dead letters for good. The balance counts them as discarded."""
     wanted = _wanted(destination, code, since, until, tenant)
     _require_choice(letter_id, everything, wanted, expression)
-    count = asyncio.run(_deal(load_settings(config, assignments), "discard", letter_id, wanted, expression))
+    count, _ = asyncio.run(_deal(load_settings(config, assignments), "discard", letter_id, wanted, expression))
     note(f"{count} discarded")
 
 
 def _wanted(
     destination: str | None, code: str | None, since: str | None, until: str | None, tenant: str | None
 ) -> Wanted:
-    from adjourn.delivery.held import Wanted
+    from adjourn.delivery.letters import Wanted
 
     return Wanted(
         tenant=tenant,
@@ -162,12 +165,20 @@ def _require_choice(letter_id: str, everything: bool, wanted: Wanted, expression
         )
 
 
-async def _select(settings: Settings, wanted: Wanted, expression: str, before: str, limit: int) -> list[Held]:
+async def _select(settings: Settings, wanted: Wanted, expression: str, cursor: str, limit: int) -> Page:
+    """A whole page, however long it takes to find: whoever waits for it can end it."""
+    from adjourn.delivery.letters_service import Page
     from adjourn.delivery.transform import shaping_of
 
     fits = shaping_of(filter=expression, transform="")
+    found: list[Held] = []
     async with _letters(settings) as letters:
-        return await letters.select(wanted, fits=fits, before=before, limit=limit)
+        while True:
+            page = await letters.select(wanted, fits=fits, cursor=cursor, limit=limit - len(found))
+            found += page.letters
+            cursor = page.cursor
+            if not cursor or len(found) >= limit:
+                return Page(found, cursor)
 
 
 async def _show(settings: Settings, letter_id: str) -> Held:
@@ -175,15 +186,23 @@ async def _show(settings: Settings, letter_id: str) -> Held:
         return await letters.show(None, letter_id)
 
 
-async def _deal(settings: Settings, verb: str, letter_id: str, wanted: Wanted, expression: str) -> int:
+async def _deal(settings: Settings, verb: str, letter_id: str, wanted: Wanted, expression: str) -> tuple[int, bool]:
+    """How many were dealt with, and whether others are left because a destination has enough to try again."""
     from adjourn.delivery.transform import shaping_of
 
     fits = shaping_of(filter=expression, transform="")
     async with _letters(settings) as letters:
         if letter_id:
             await (letters.redrive if verb == "redrive" else letters.discard)(None, letter_id)
-            return 1
-        return await (letters.redrive_all if verb == "redrive" else letters.discard_all)(wanted, fits=fits)
+            return 1, False
+        count, cursor = 0, ""
+        while True:
+            dealt = await (letters.redrive_some if verb == "redrive" else letters.discard_some)(
+                wanted, fits=fits, cursor=cursor
+            )
+            count, cursor = count + dealt.count, dealt.cursor
+            if not cursor or dealt.full:
+                return count, dealt.full
 
 
 @asynccontextmanager

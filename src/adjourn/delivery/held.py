@@ -8,14 +8,15 @@ them: it may be gone there by the time that somebody looks.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
 
-from adjourn.database import Reader, Row, Tx, Value
+from adjourn.database import Reader, Row, Tx
 from adjourn.delivery import records
-from adjourn.delivery.conservation import consumer_of
+from adjourn.delivery.conservation import CONSUMER_PREFIX, consumer_of
 from adjourn.delivery.records import Record
 from adjourn.errors import NotFound
 from adjourn.events import StoredEvent
@@ -24,9 +25,11 @@ State = Literal["parked", "dead"]
 
 _COLUMNS = (
     "destination, partition, event_offset, state, tenant, session_id, event_id, received_ms, cost_nanousd, price_ref, "
-    "code, reason, attempts, held_ms, next_ms, body"
+    "code, reason, attempts, held_ms, next_ms, body, attempts_before"
 )
-_INSERT = f"INSERT INTO held_events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO held_events ({_COLUMNS}) VALUES ({', '.join('?' * 17)})"
+AT_ONCE = 1_000
+"""Rows that one transaction deletes."""
 _ID = re.compile(r"([^:]+):([0-9]{1,9}):([0-9]{1,18})")
 _PLACE = "destination = ? AND partition = ? AND event_offset = ?"
 _AS_BEFORE = f"{_PLACE} AND state = ? AND attempts = ? AND held_ms = ?"
@@ -37,7 +40,8 @@ _COUNT = (
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
-    """`held_ms`: when it came here; `next_ms`: when a parked one may be tried again."""
+    """`attempts` are those since it was parked or redriven, `attempts_before` those until then. `held_ms`: when it came
+    here; `next_ms`: when a parked one may be tried again."""
 
     destination: str
     partition: int
@@ -55,10 +59,15 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
     held_ms: int
     next_ms: int
     body: bytes
+    attempts_before: int = 0
 
     @property
     def id(self) -> str:
         return f"{self.destination}:{self.partition}:{self.offset}"
+
+    @property
+    def attempts_total(self) -> int:
+        return self.attempts_before + self.attempts
 
     def event(self) -> StoredEvent:
         return StoredEvent(
@@ -84,21 +93,6 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     @property
     def session(self) -> tuple[str, str]:
         return self.tenant, self.session_id
-
-
-Place = tuple[int, str, int, int]
-"""When a dead letter died, and its destination, partition and offset: by these they are in order."""
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters: every field that is given must fit. Times are when they died; `before` is a page's end."""
-
-    tenant: str | None = None
-    destination: str | None = None
-    code: str | None = None
-    since_ms: int | None = None
-    until_ms: int | None = None
-    event_id: str | None = None
 
 
 def hold(tx: Tx, held: Iterable[Held]) -> None:
@@ -138,9 +132,18 @@ def tried(tx: Tx, before: Held, one: Held) -> bool:
     session, or a write whose outcome was not known, has dealt with it."""
     return bool(
         tx.run(
-            f"UPDATE held_events SET state = ?, code = ?, reason = ?, attempts = ?, held_ms = ?, next_ms = ? "
-            f"WHERE {_AS_BEFORE}",
-            (one.state, one.code, one.reason, one.attempts, one.held_ms, one.next_ms, *_as_before(before)),
+            f"UPDATE held_events SET state = ?, code = ?, reason = ?, attempts = ?, attempts_before = ?, held_ms = ?, "
+            f"next_ms = ? WHERE {_AS_BEFORE}",
+            (
+                one.state,
+                one.code,
+                one.reason,
+                one.attempts,
+                one.attempts_before,
+                one.held_ms,
+                one.next_ms,
+                *_as_before(before),
+            ),
         )
     )
 
@@ -150,67 +153,38 @@ def release(tx: Tx, one: Held) -> bool:
     return bool(tx.run(f"DELETE FROM held_events WHERE {_AS_BEFORE}", _as_before(one)))
 
 
-def select(reader: Reader, wanted: Wanted, *, before: str = "", limit: int) -> list[Held]:
-    """Dead letters, newest first; `before` is the id of the last of the page before. Raises NotFound for such an id
-    that is not there any more."""
-    where, params = _where(wanted)
-    if before:
-        last = show(reader, wanted.tenant, before)
-        where += " AND (held_ms, destination, partition, event_offset) < (?, ?, ?, ?)"
-        params += [last.held_ms, *_place(last)]
-    rows = reader.rows(
-        f"SELECT {_COLUMNS} FROM held_events WHERE {where} "
-        "ORDER BY held_ms DESC, destination DESC, partition DESC, event_offset DESC LIMIT ?",
-        (*params, limit),
-    )
-    return [_held(row) for row in rows]
-
-
-def places(reader: Reader, wanted: Wanted, *, behind: Place | None, limit: int) -> list[Place]:
-    """Where dead letters are, newest first, without reading them: there may be many."""
-    where, params = _where(wanted)
-    if behind is not None:
-        where += " AND (held_ms, destination, partition, event_offset) < (?, ?, ?, ?)"
-        params += behind
-    rows = reader.rows(
-        f"SELECT held_ms, destination, partition, event_offset FROM held_events WHERE {where} "
-        "ORDER BY held_ms DESC, destination DESC, partition DESC, event_offset DESC LIMIT ?",
-        (*params, limit),
-    )
-    return [msgspec.convert(row, Place) for row in rows]
-
-
-def place_of(reader: Reader, tenant: str | None, letter_id: str) -> Place:
-    """Raises NotFound."""
-    letter = show(reader, tenant, letter_id)
-    return letter.held_ms, *_place(letter)
-
-
-def dead(reader: Reader, found: Iterable[Place]) -> list[Held]:
-    """Those that are dead letters still, whole, in the order of `found`."""
+def at_places(reader: Reader, places: Iterable[tuple[str, int, int]]) -> list[Held]:
+    """The dead letters that are there still, whole."""
     sql = f"SELECT {_COLUMNS} FROM held_events WHERE state = 'dead' AND {_PLACE}"
-    return [_held(row) for _, *place in found for row in reader.rows(sql, place)]
+    return [_held(row) for place in places for row in reader.rows(sql, place)]
+
+
+def parked_count(reader: Reader, destination: str, most: int) -> int:
+    """How many are parked there; counted no farther than to `most`."""
+    sql = "SELECT count(*) FROM (SELECT 1 FROM held_events WHERE destination = ? AND state = 'parked' LIMIT ?) AS some"
+    return int(reader.rows(sql, (destination, most))[0][0] or 0)
 
 
 def show(reader: Reader, tenant: str | None, letter_id: str) -> Held:
     """One dead letter, whole. Raises NotFound."""
     place = _parsed(letter_id)
-    rows = reader.rows(f"SELECT {_COLUMNS} FROM held_events WHERE state = 'dead' AND {_PLACE}", place) if place else []
-    found = [_held(row) for row in rows]
+    found = at_places(reader, [place] if place else [])
     if not found or tenant not in (None, found[0].tenant):
         raise _no_letter(letter_id)
     return found[0]
 
 
 def redrive(tx: Tx, tenant: str | None, letter_id: str, now_ms: int) -> Held:
-    """Give a dead letter back to its destination: the same event, under the same id, with all its attempts anew.
-    Raises NotFound."""
+    """Give a dead letter back to its destination: the same event, under the same id, with all its attempts anew; those
+    that it had stay counted. Raises NotFound."""
     letter = show(tx, tenant, letter_id)
     if not tx.rows("SELECT 1 FROM cursors WHERE consumer = ? AND live = 1", (consumer_of(letter.destination),)):
         raise NotFound(
             f"destination {letter.destination} is not configured any more; configure it again, or discard {letter.id}"
         )
-    again = msgspec.structs.replace(letter, state="parked", attempts=0, held_ms=now_ms, next_ms=now_ms)
+    again = msgspec.structs.replace(
+        letter, state="parked", attempts=0, attempts_before=letter.attempts_total, held_ms=now_ms, next_ms=now_ms
+    )
     if not tried(tx, letter, again):
         raise _no_letter(letter_id)
     count(tx, letter, {"dead_lettered": -1})
@@ -222,24 +196,53 @@ def discard(tx: Tx, tenant: str | None, letter_id: str, now_ms: int) -> Held:
     letter = show(tx, tenant, letter_id)
     if not release(tx, letter):
         raise _no_letter(letter_id)
-    record = Record(
-        letter.destination, letter.partition, letter.offset, letter.offset + 1, letter.attempts, now_ms, now_ms, b"c"
-    )
+    record = Record(*_place(letter), letter.offset + 1, letter.attempts_total, now_ms, now_ms, b"c")
     records.write(tx, None, record)
     count(tx, letter, {"dead_lettered": -1, "discarded": 1})
     return letter
 
 
 def forget_letters(tx: Tx, destination: str, since_ms: int) -> int:
-    """Delete a destination's dead letters from before `since_ms` (its `retention_days`); how many have expired."""
-    dead = "destination = ? AND state = 'dead' AND held_ms < ?"
+    """Delete dead letters of a destination from before `since_ms` (its `retention_days`), `AT_ONCE` at most; how many
+    have expired."""
+    rows = tx.rows(
+        "SELECT partition, event_offset FROM held_events WHERE destination = ? AND state = 'dead' AND held_ms < ? "
+        "ORDER BY held_ms LIMIT ?",
+        (destination, since_ms, AT_ONCE),
+    )
+    return _expire(tx, destination, "dead", rows, {"dead_lettered": -1, "expired": 1})
+
+
+def give_up(tx: Tx, now_ms: int) -> int:
+    """Delete parked events that the log does not hold any more and whose destination's `drop_after_ms` has passed, as
+    retention does with a backlog; `AT_ONCE` at most of each destination and partition. How many have expired."""
     gone = 0
-    for (partition,) in tx.rows(f"SELECT DISTINCT partition FROM held_events WHERE {dead}", (destination, since_ms)):
-        number = tx.run(f"DELETE FROM held_events WHERE {dead} AND partition = ?", (destination, since_ms, partition))
-        for kind, change in (("dead_lettered", -number), ("expired", number)):
-            tx.run(_COUNT, (consumer_of(destination), partition, kind, change))
-        gone += number
+    for consumer, partition, drop_after_ms, tail in tx.rows(
+        "SELECT c.consumer, c.partition, c.drop_after_ms, h.tail_offset FROM cursors c "
+        "JOIN log_heads h ON h.partition = c.partition "
+        "WHERE c.live = 1 AND c.drop_after_ms IS NOT NULL AND h.tail_offset > 0 ORDER BY 1, 2"
+    ):
+        destination = str(consumer).removeprefix(CONSUMER_PREFIX)
+        rows = tx.rows(
+            "SELECT partition, event_offset FROM held_events WHERE destination = ? AND state = 'parked' "
+            "AND partition = ? AND received_ms <= ? AND event_offset < ? LIMIT ?",
+            (destination, partition, now_ms - int(drop_after_ms or 0), tail, AT_ONCE),
+        )
+        gone += _expire(tx, destination, "parked", rows, {"expired": 1})
     return gone
+
+
+def _expire(tx: Tx, destination: str, state: State, places: Iterable[Row], changes: dict[str, int]) -> int:
+    """Those that are still in that state; what is counted of them is what was deleted."""
+    gone: Counter[int] = Counter()
+    for partition, offset in places:
+        gone[int(partition or 0)] += tx.run(
+            f"DELETE FROM held_events WHERE {_PLACE} AND state = ?", (destination, partition, offset, state)
+        )
+    for partition, number in sorted(gone.items()):
+        for kind, change in changes.items():
+            tx.run(_COUNT, (consumer_of(destination), partition, kind, change * number))
+    return gone.total()
 
 
 def count(tx: Tx, one: Held, changes: dict[str, int]) -> None:
@@ -247,25 +250,10 @@ def count(tx: Tx, one: Held, changes: dict[str, int]) -> None:
         tx.run(_COUNT, (consumer_of(one.destination), one.partition, kind, change))
 
 
-def of_event(reader: Reader, partition: int, offset: int) -> list[Held]:
-    """What holds this event up, at every destination."""
-    rows = reader.rows(
-        f"SELECT {_COLUMNS} FROM held_events WHERE partition = ? AND event_offset = ?", (partition, offset)
-    )
-    return [_held(row) for row in rows]
-
-
-def _where(wanted: Wanted) -> tuple[str, list[Value]]:
-    tests: list[tuple[str, Value]] = [
-        ("tenant = ?", wanted.tenant),
-        ("destination = ?", wanted.destination),
-        ("code = ?", wanted.code),
-        ("held_ms >= ?", wanted.since_ms),
-        ("held_ms < ?", wanted.until_ms),
-        ("event_id = ?", wanted.event_id),
-    ]
-    given = [(test, value) for test, value in tests if value is not None]
-    return " AND ".join(["state = 'dead'", *(test for test, _ in given)]), [value for _, value in given]
+def of_event(reader: Reader, destination: str, partition: int, offset: int) -> Held | None:
+    """What holds this event up there; None if nothing does."""
+    rows = reader.rows(f"SELECT {_COLUMNS} FROM held_events WHERE {_PLACE}", (destination, partition, offset))
+    return _held(rows[0]) if rows else None
 
 
 def _no_letter(letter_id: str) -> NotFound:

@@ -1,22 +1,59 @@
-"""Dead letters, looked at and dealt with: one by one, or all that fit a description, in steps that lock nobody out."""
+"""Dead letters, looked at and dealt with: one by one, or all that fit a description, in steps that lock nobody out.
+
+A call ends after `SPEND_S`, however many there are; what it gives back says where the next one goes on.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
+
+import msgspec
 
 from adjourn.clock import Clock
-from adjourn.database import Database, Tx
-from adjourn.delivery import held
-from adjourn.delivery.held import Held, Place, Wanted
+from adjourn.database import Database, Reader, Tx
+from adjourn.delivery import held, letters
+from adjourn.delivery.held import Held
+from adjourn.delivery.letters import Place, Wanted, parse_place
 from adjourn.delivery.route import Shapes
 from adjourn.errors import NotFound, ShapingFailed
 
 STEP = 200
 LOOK = 10_000
-"""Each look goes through all dead letters that there are."""
+"""Each look examines at most so many rows."""
+SPEND_S = 1.0
+REDRIVEN_MAX = 5_000
+"""At most so many wait at one destination to be tried again, before more are given back to it."""
 
 Deal = Callable[[Tx, str | None, str, int], Held]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """It may be short, or empty, and have a `cursor` all the same; without one it is the last."""
+
+    letters: list[Held]
+    cursor: str
+
+
+class Dealt(msgspec.Struct, frozen=True):
+    """`cursor`: where to go on; empty when all is done. `full`: as many as may be are waiting at a destination to be
+    tried again; go on when they have been."""
+
+    count: int
+    cursor: str
+    full: bool = False
+
+
+class _Walk(msgspec.Struct):
+    """Through the dead letters that are wanted, a step at a time. `after`: where it came to."""
+
+    wanted: Wanted
+    fits: Shapes | None
+    newest_first: bool
+    after: Place | None = None
+    last: Place | None = None
+    ended: bool = False
+    look: int = STEP
 
 
 class DeadLetters:
@@ -24,17 +61,16 @@ class DeadLetters:
         self._database = database
         self._clock = clock
 
-    async def select(self, wanted: Wanted, *, fits: Shapes | None, before: str = "", limit: int) -> list[Held]:
-        """Newest first. `fits`: a filter over the events. Raises NotFound for a `before` that is gone."""
-        if fits is None:
-            return await self._database.read(held.select, wanted, before=before, limit=limit)
-        behind = await self._database.read(held.place_of, wanted.tenant, before) if before else None
+    async def select(self, wanted: Wanted, *, fits: Shapes | None, cursor: str = "", limit: int) -> Page:
+        """Newest first. `fits`: a filter over the events. Raises BodyInvalid for a cursor that is none."""
+        until_s = self._clock.monotonic() + SPEND_S
+        walk = _Walk(wanted, fits, newest_first=True, after=parse_place(cursor) if cursor else None)
         found: list[Held] = []
-        async for page in self._letters(wanted, fits, behind):
-            found += page
-            if len(found) >= limit:
+        while not walk.ended:
+            found += await self._step(walk, limit - len(found))
+            if len(found) >= limit or self._clock.monotonic() > until_s:
                 break
-        return found[:limit]
+        return Page(found, "" if walk.ended else str(walk.after))
 
     async def show(self, tenant: str | None, letter_id: str) -> Held:
         """Raises NotFound."""
@@ -48,39 +84,74 @@ class DeadLetters:
         """Delete one for good; it is counted. Raises NotFound."""
         return await self._database.write(held.discard, tenant, letter_id, self._clock.wall_ms())
 
-    async def redrive_all(self, wanted: Wanted, *, fits: Shapes | None = None) -> int:
-        """How many were given back. Those that die again while this runs are not taken up again."""
-        return await self._all(held.redrive, wanted, fits)
+    async def redrive_some(self, wanted: Wanted, *, fits: Shapes | None = None, cursor: str = "") -> Dealt:
+        """Give back those that fit, oldest first, so that a destination gets them in the order in which it missed
+        them. Those that die again meanwhile are not taken up again."""
+        return await self._deal(held.redrive, wanted, fits, cursor)
 
-    async def discard_all(self, wanted: Wanted, *, fits: Shapes | None = None) -> int:
-        """How many were deleted for good."""
-        return await self._all(held.discard, wanted, fits)
+    async def discard_some(self, wanted: Wanted, *, fits: Shapes | None = None, cursor: str = "") -> Dealt:
+        """Delete those that fit for good."""
+        return await self._deal(held.discard, wanted, fits, cursor)
 
-    async def _all(self, deal: Deal, wanted: Wanted, fits: Shapes | None) -> int:
-        # Oldest first, so that what a destination gets again it gets in the order in which it missed it.
-        if fits is None:
-            ids = [":".join(map(str, place[1:])) async for page in self._places(wanted, None) for place in page]
+    async def _deal(self, deal: Deal, wanted: Wanted, fits: Shapes | None, cursor: str) -> Dealt:
+        until_s = self._clock.monotonic() + SPEND_S
+        walk = _Walk(wanted, fits, newest_first=False)
+        if cursor:
+            after, _, last = cursor.partition("~")
+            walk.after, walk.last = parse_place(after) if after else None, parse_place(last)
+        elif (newest := await self._newest(wanted)) is None:
+            return Dealt(0, "")
         else:
-            ids = [letter.id async for page in self._letters(wanted, fits, None) for letter in page]
-        ids.reverse()
+            walk.last = newest
         dealt = 0
-        for start in range(0, len(ids), STEP):
-            dealt += await self._database.write(_deal_with, deal, ids[start : start + STEP], self._clock.wall_ms())
-        return dealt
+        while not walk.ended:
+            before = walk.after
+            some = await self._step(walk, STEP)
+            if deal is held.redrive and await self._database.read(_full, {one.destination for one in some}):
+                return Dealt(dealt, f"{before or ''}~{walk.last}", full=True)
+            if some:
+                ids = [one.id for one in some]
+                dealt += await self._database.write(_deal_with, deal, ids, self._clock.wall_ms())
+            if self._clock.monotonic() > until_s:
+                break
+        return Dealt(dealt, "" if walk.ended else f"{walk.after}~{walk.last}")
 
-    async def _places(self, wanted: Wanted, behind: Place | None) -> AsyncGenerator[list[Place]]:
-        while True:
-            page = await self._database.read(held.places, wanted, behind=behind, limit=LOOK)
-            yield page
-            if len(page) < LOOK:
-                return
-            behind = page[-1]
+    async def _newest(self, wanted: Wanted) -> Place | None:
+        anything = msgspec.structs.replace(wanted, code=None, event_id=None)
+        looked = await self._database.read(letters.look, anything, after=None, newest_first=True, limit=1)
+        return looked.reached
 
-    async def _letters(self, wanted: Wanted, fits: Shapes, behind: Place | None) -> AsyncGenerator[list[Held]]:
-        """Those that fit, a page at a time; what somebody else deals with meanwhile is left out."""
-        async for places in self._places(wanted, behind):
-            for start in range(0, len(places), STEP):
-                yield await _fitting(await self._database.read(held.dead, places[start : start + STEP]), fits)
+    async def _step(self, walk: _Walk, limit: int) -> list[Held]:
+        """Of the next stretch those that fit, at most `limit`; the walk is moved on."""
+        many = walk.fits is not None or letters.picky(walk.wanted)
+        looked = await self._database.read(
+            letters.look,
+            walk.wanted,
+            after=walk.after,
+            last=walk.last,
+            newest_first=walk.newest_first,
+            limit=walk.look if many else min(limit, STEP),
+        )
+        # Where few fit, more are examined at once; where many do, no more than are read then.
+        walk.look = min(LOOK, 2 * walk.look) if len(looked.fitting) < STEP // 2 else STEP
+        places, reached = looked.fitting, looked.reached
+        if len(places) > STEP:
+            places, reached = places[:STEP], places[STEP - 1]
+        whole = await self._database.read(letters.dead, places)
+        found = whole if walk.fits is None else await _fitting(whole, walk.fits)
+        if len(found) > limit:
+            found = found[:limit]
+            reached = _place(found[-1])
+        walk.after, walk.ended = reached, reached is None
+        return found
+
+
+def _place(one: Held) -> Place:
+    return Place(one.held_ms, one.destination, one.partition, one.offset)
+
+
+def _full(reader: Reader, destinations: set[str]) -> bool:
+    return any(held.parked_count(reader, one, REDRIVEN_MAX) >= REDRIVEN_MAX for one in destinations)
 
 
 def _deal_with(tx: Tx, deal: Deal, ids: list[str], now_ms: int) -> int:

@@ -28,7 +28,7 @@ _PLACES: dict[str, Place] = {"d": "delivered", "f": "filtered", "s": "sampled_ou
 
 class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
     """`settled`: it is done with, and how was deleted by age (`retention_days`). `attempts` of a delivered event are
-    those of its batch; 0 where nothing was sent. `next_ms`: when a retrying one is tried again."""
+    those of its batch; 0 where nothing was tried. `next_ms`: when a retrying one is tried again."""
 
     destination: str
     place: Place
@@ -41,24 +41,24 @@ class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
 
 def whereabouts(reader: Reader, partition: int, offset: int) -> list[Whereabouts]:
     """One for each destination that was ever configured, by name."""
-    waiting = {one.destination: one for one in held.of_event(reader, partition, offset)}
     cursors = reader.rows("SELECT consumer, next_offset FROM cursors WHERE partition = ? ORDER BY 1", (partition,))
     found: list[Whereabouts] = []
     for consumer, position in cursors:
         name = str(consumer)
         if name.startswith(CONSUMER_PREFIX):
             name = name.removeprefix(CONSUMER_PREFIX)
-            found.append(_at(reader, name, partition, offset, int(position or 0), waiting.get(name)))
+            found.append(_at(reader, name, partition, offset, int(position or 0)))
     return found
 
 
-def _at(reader: Reader, name: str, partition: int, offset: int, position: int, waits: held.Held | None) -> Whereabouts:
+def _at(reader: Reader, name: str, partition: int, offset: int, position: int) -> Whereabouts:
+    waits = held.of_event(reader, name, partition, offset)
     if waits is not None:
         parked = waits.state == "parked"
         return Whereabouts(
             destination=name,
             place="retrying" if parked else "dead_lettered",
-            attempts=waits.attempts,
+            attempts=waits.attempts_total,
             since_ms=waits.held_ms,
             next_ms=waits.next_ms if parked else None,
             code=waits.code,

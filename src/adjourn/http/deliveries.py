@@ -12,7 +12,9 @@ from litestar import Request, delete, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from adjourn.clock import rfc3339
-from adjourn.delivery.held import Held, Wanted
+from adjourn.delivery import letters_service
+from adjourn.delivery.held import Held
+from adjourn.delivery.letters import Wanted
 from adjourn.delivery.letters_service import DeadLetters
 from adjourn.delivery.route import Shapes
 from adjourn.delivery.transform import shaping_of
@@ -23,6 +25,7 @@ from adjourn.node import Reconfigured
 
 AnyRequest = Request[Any, Any, Any]
 PAGE_MAX = 500
+CURSOR_MAX = 500
 
 
 class DeadLetterView(msgspec.Struct):
@@ -50,13 +53,14 @@ class DeadLetterView(msgspec.Struct):
             rfc3339(letter.held_ms),
             letter.code,
             letter.reason,
-            letter.attempts,
+            letter.attempts_total,
             msgspec.Raw(letter.body),
         )
 
 
 class DeadLetterPage(msgspec.Struct):
-    """`next_cursor` is given back as `cursor` for the page after; null on the last."""
+    """`next_cursor` is given back as `cursor` for the page after; null on the last. A call looks for a second at most:
+    a page may be short, or empty, and not the last."""
 
     entries: list[DeadLetterView]
     next_cursor: str | None
@@ -88,8 +92,24 @@ class Described(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return shaping_of(filter=self.filter, transform="")
 
 
+class DealtWith(Described, kw_only=True):
+    """`cursor`: where the call before came to; the rest as then."""
+
+    cursor: Annotated[str, msgspec.Meta(max_length=CURSOR_MAX)] = ""
+
+
 class Dealt(msgspec.Struct):
+    """How many. A call goes on for a second at most: `next_cursor` is given back as `cursor`, with the same
+    description, for the rest; null when all is done. `full`: as many as may be at once are waiting at a destination to
+    be tried again; go on when it has had them."""
+
     count: int
+    next_cursor: str | None = None
+    full: bool = False
+
+    @classmethod
+    def of(cls, dealt: letters_service.Dealt) -> Dealt:
+        return cls(dealt.count, dealt.cursor or None, dealt.full)
 
 
 class Why(msgspec.Struct, forbid_unknown_fields=True):
@@ -149,16 +169,15 @@ async def list_dead_letters(
     event_id: FromQuery[str | None] = None,
     expression: Annotated[str, QueryParameter(name="filter", max_length=4_000)] = "",
     limit: Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)] = 50,
-    cursor: Annotated[str, QueryParameter(max_length=120)] = "",
+    cursor: Annotated[str, QueryParameter(max_length=CURSOR_MAX)] = "",
 ) -> DeadLetterPage:
     described = Described(
         destination=destination, code=code, since=since, until=until, event_id=event_id, filter=expression
     )
-    found = await _letters(request).select(
-        described.wanted(caller_of(request).tenant), fits=described.fits(), before=cursor, limit=limit
+    page = await _letters(request).select(
+        described.wanted(caller_of(request).tenant), fits=described.fits(), cursor=cursor, limit=limit
     )
-    following = found[-1].id if len(found) == limit else None
-    return DeadLetterPage([DeadLetterView.of(letter) for letter in found], following)
+    return DeadLetterPage([DeadLetterView.of(letter) for letter in page.letters], page.cursor or None)
 
 
 @get("/v1/dead-letters/{letter_id:str}", guards=[requires("dead_letters:read")], summary="One dead letter, whole")
@@ -190,22 +209,22 @@ async def discard_dead_letter(request: AnyRequest, letter_id: FromPath[str]) -> 
     "/v1/dead-letters/redrive",
     guards=[requires("dead_letters:write")],
     status_code=200,
-    summary="Give back all that fit; {} is all",
+    summary="Give back those that fit, oldest first; {} is all",
 )
-async def redrive_dead_letters(request: AnyRequest, data: JSONBody[Described]) -> Dealt:
+async def redrive_dead_letters(request: AnyRequest, data: JSONBody[DealtWith]) -> Dealt:
     wanted = data.wanted(caller_of(request).tenant)
-    return Dealt(await _letters(request).redrive_all(wanted, fits=data.fits()))
+    return Dealt.of(await _letters(request).redrive_some(wanted, fits=data.fits(), cursor=data.cursor))
 
 
 @post(
     "/v1/dead-letters/discard",
     guards=[requires("dead_letters:write")],
     status_code=200,
-    summary="Discard all that fit; {} is all",
+    summary="Discard those that fit; {} is all",
 )
-async def discard_dead_letters(request: AnyRequest, data: JSONBody[Described]) -> Dealt:
+async def discard_dead_letters(request: AnyRequest, data: JSONBody[DealtWith]) -> Dealt:
     wanted = data.wanted(caller_of(request).tenant)
-    return Dealt(await _letters(request).discard_all(wanted, fits=data.fits()))
+    return Dealt.of(await _letters(request).discard_some(wanted, fits=data.fits(), cursor=data.cursor))
 
 
 @post(

@@ -26,7 +26,9 @@ def upgrade() -> None:
     _index("held_events_dead", ["held_ms", "destination", *place], DEAD)
     _index("held_events_dead_by_tenant", ["tenant", "held_ms", "destination", *place], DEAD)
     _index("held_events_dead_by_destination", ["destination", "held_ms", *place], DEAD)
-    _index("held_events_parked", ["destination", "partition", "received_ms"], PARKED)
+    op.drop_index("held_events_by_state", "held_events")
+    _index("held_events_parked", ["destination", *place], PARKED)
+    _index("held_events_parked_by_age", ["destination", "partition", "received_ms"], PARKED)
 
 
 def _index(name: str, columns: list[str], where: sa.TextClause) -> None:
