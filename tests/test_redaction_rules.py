@@ -46,6 +46,10 @@ def test_a_rule_is_an_action_and_what_it_is_done_to(text: str, rule: Rule) -> No
         ("hash session.start_time", "can only be dropped"),
         ("mask user", "can only be dropped"),
         ("mask metadata.custom_tags", "can only be dropped"),
+        *(
+            (rule, "a browser's claim is known")
+            for rule in ("drop metadata", "mask metadata.source", "drop metadata.*")
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_remedy(text: str, words: str) -> None:

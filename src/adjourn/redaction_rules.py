@@ -26,6 +26,7 @@ _PARTS = {
     "metadata": MetadataPart,
 }
 _IDENTITY = {("event_type",), ("event_id",), ("amends",), ("session",), ("session", "session_id")}
+_MARK = {("metadata",), ("metadata", "source")}
 _TEXT = {
     ("user", "user_id"),
     ("user", "organization_id"),
@@ -35,7 +36,6 @@ _TEXT = {
     ("outcome", "final_state"),
     ("metadata", "client_version"),
     ("metadata", "source_ip"),
-    ("metadata", "source"),
 }
 """Fields of the schema that may hold any text."""
 
@@ -62,6 +62,11 @@ def parse_rule(text: str) -> Rule:
     if where is not None:
         raise ValueError(f"{what[:80]!r} is no pattern; give one of {', '.join(PATTERNS)} before 'in'")
     path = _path(what)
+    if any(_covers(path, mark) for mark in _MARK):
+        raise ValueError(
+            f"{what} holds the source, by which a browser's claim is known and not priced; name other fields of "
+            "metadata, as in 'drop metadata.source_ip'"
+        )
     if action != "drop" and not _may_be_text(path):
         raise ValueError(f"{what} holds no free text, so that it can only be dropped; write 'drop {what}'")
     return Rule(action, path)

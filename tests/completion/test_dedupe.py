@@ -54,6 +54,18 @@ def test_identity_is_the_event_or_the_session(event_type: str, dedupe_by: Dedupe
     assert identity(decode_completion(json.dumps(fields).encode()), dedupe_by) == expected
 
 
+def test_a_claim_is_never_what_is_trusted() -> None:
+    """By session, too: whoever reads a page can name any session, and takes no trusted completion's place by that."""
+    session = {"session": {"session_id": "beacon_s"}}
+    claim = record({**session, "event_id": "beacon_e", "metadata": {"source": "beacon"}}, dedupe_by="session")
+    trusted = record(session, dedupe_by="session")
+    assert claim.dedupe_hash != trusted.dedupe_hash
+    assert judge(trusted, stored(claim)) == "accepted"
+    assert (
+        judge(claim, stored(record({**session, "metadata": {"source": "beacon"}}, dedupe_by="session"))) != "accepted"
+    )
+
+
 @settings(max_examples=200)
 @given(json_values)
 def test_spacing_and_the_order_of_keys_do_not_make_another_event(value: Any) -> None:

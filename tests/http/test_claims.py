@@ -105,6 +105,24 @@ def test_nothing_is_accepted_unmarked(event: dict[str, Any], complete: bool) -> 
         assert json.loads(record.body)["metadata"]["source"] == "beacon"
 
 
+def test_an_id_of_a_claim_is_nobody_else_s() -> None:
+    """Who is trusted cannot use an id that a page could have claimed first, and is told; a claim that comes on from
+    another Adjourn, marked as it is, is taken, and so is an amendment of a claim."""
+    context = Context(tenant="t", now_ms=1_700_000_000_000, secret=b"s" * 16, prices=PriceTable())
+    trusted = {"event_id": "beacon_e", "session": {"session_id": "s"}}
+    (problem,) = prepare([json.dumps(trusted).encode()], context).problems
+    assert (problem.code, problem.path) == ("id_reserved", "event_id")
+    assert "another form" in problem.remedy
+    relayed = claim(fields_of(json.dumps(EVENT).encode()))
+    amended = {
+        "event_type": "session.amended",
+        "event_id": "evt_2",
+        "amends": "beacon_e",
+        "session": {"session_id": "beacon_s"},
+    }
+    assert len(prepare([relayed, json.dumps(amended).encode()], context).records) == 2
+
+
 def test_the_key_is_in_the_body_or_in_the_query() -> None:
     """That of the body counts, and does not stay in the event."""
     fields = fields_of(b'{"key":"adj_a","event_id":"e"}')

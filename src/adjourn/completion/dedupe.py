@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, cast
 
 from adjourn import ids
 from adjourn.database import Verdict
-from adjourn.events import Completion, Record, StoredEvent, decode_completion
+from adjourn.events import BEACON, Completion, Record, StoredEvent, decode_completion
 
 DedupeBy = Literal["event", "session"]
 
@@ -26,10 +26,16 @@ class _HugeNumber(str):
 def identity(event: Completion, dedupe_by: DedupeBy) -> str:
     """What makes two events of a tenant the same one. `event.event_id` must be there (`prepare` sees to that).
 
-    By `session`, a session has one completion, whatever its id; amendments of it are told apart by their own ids."""
+    By `session`, a session has one completion, whatever its id, and another one that a browser claims; amendments of it
+    are told apart by their own ids."""
     if dedupe_by == "session" and event.event_type == "session.completed":
-        return "s:" + event.session.session_id
+        return ("c:" if is_claim(event) else "s:") + event.session.session_id
     return f"e:{event.event_id}"
+
+
+def is_claim(event: Completion) -> bool:
+    """Whether a browser says so, under a key that everyone can read."""
+    return event.metadata is not None and event.metadata.source == BEACON
 
 
 def derived_id(tenant: str, event: Completion) -> str:

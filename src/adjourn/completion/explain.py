@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, get_args
 
-from adjourn.events import EventType, Modality, OutcomeStatus, SessionType, Transport
+from adjourn.events import BEACON_PREFIX, EventType, Modality, OutcomeStatus, SessionType, Transport
 
 _TEXT_LENGTH_MAX = 300
 _LONE_SURROGATE: Final = re.compile(
@@ -29,6 +29,16 @@ class Refused(Exception):
         self.path = path
         self.fact = fact
         self.remedy = remedy
+
+
+def explain_reserved() -> Refused:
+    """Or whoever reads a page could claim its id first, and keep the event out."""
+    return Refused(
+        "id_reserved",
+        "event_id",
+        f"event_id begins with {BEACON_PREFIX!r}, as only ids of browsers' events do",
+        "give the event an id of another form",
+    )
 
 
 def explain_type(message: str) -> Refused:

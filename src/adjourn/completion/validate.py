@@ -17,10 +17,10 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from adjourn.completion.dedupe import DedupeBy, derived_id
-from adjourn.completion.explain import Refused, explain_malformed, explain_type
+from adjourn.completion.dedupe import DedupeBy, derived_id, identity, is_claim
+from adjourn.completion.explain import Refused, explain_malformed, explain_reserved, explain_type
 from adjourn.completion.redact import Redact, Unreadable
-from adjourn.events import BEACON, Completion, Record, SessionPart, UsagePart, decode_completion
+from adjourn.events import BEACON_PREFIX, Completion, Record, SessionPart, UsagePart, decode_completion
 from adjourn.prices import SENT, PriceTable, nanousd_of
 
 BODY_BYTES_MAX = 256 * 1024
@@ -150,7 +150,7 @@ def _session_hash(event: Completion, hasher: hashlib.blake2b) -> bytes:
     """What `dedupe.identity` says by session, as a hash; empty where that is the event's id."""
     if event.event_type != "session.completed":
         return b""
-    hasher.update(event.session.session_id.encode())
+    hasher.update(identity(event, "session").encode())
     return hasher.digest()
 
 
@@ -229,6 +229,8 @@ def _check(event: Completion, latest: datetime, sources: frozenset[str]) -> None
     _check_id("session.session_id", session.session_id)
     if event.event_id is not None:
         _check_id("event_id", event.event_id)
+        if event.event_id.startswith(BEACON_PREFIX) and not is_claim(event):
+            raise explain_reserved()
     user = event.user
     if user is not None:
         if user.user_id is not None:
@@ -366,7 +368,7 @@ def _with_event_id(body: bytes, event_id: str) -> bytes:
 def _cost(usage: UsagePart, event: Completion, prices: PriceTable, now: datetime) -> tuple[int | None, str]:
     """What the sender says it cost, else the price of its tokens at the event's date. A browser's claim costs nothing:
     whoever sees a page could run up its bill."""
-    if event.metadata is not None and event.metadata.source == BEACON:
+    if is_claim(event):
         return None, ""
     if usage.estimated_cost_usd is not None:
         return nanousd_of(usage.estimated_cost_usd), SENT
