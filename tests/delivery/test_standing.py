@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from tests.faults.rigs import mapping, raw, settings_of
+import msgspec
+import pytest
+from tests.faults.rigs import Nursery, mapping, raw, settings_of
 
+from adjourn.delivery.known import forget
 from adjourn.delivery.standing import Standing, note_outage
 from adjourn.node import Node
+from adjourn.settings import Settings
 
 DEADLINE_S = 60
 
@@ -76,5 +82,76 @@ def test_the_beginning_of_an_outage_stays(tmp_path: Path) -> None:
             standing = await until(node, lambda it: it.outage == "another")
             assert standing.outage_ms == 1
             assert standing.waiting == "paused: a move"
+
+    asyncio.run(main())
+
+
+def noted(directory: Path) -> list[tuple[str]]:
+    with closing(sqlite3.connect(directory / "adjourn.db")) as connection:
+        return connection.execute("SELECT destination FROM destination_outages").fetchall()
+
+
+def disabled(node: Node) -> Settings:
+    (one,) = node.settings.routing.destinations
+    destinations = (msgspec.structs.replace(one, enabled=False),)
+    routing = msgspec.structs.replace(node.settings.routing, destinations=destinations)
+    return msgspec.structs.replace(node.settings, routing=routing)
+
+
+@pytest.mark.parametrize("how", ["disabled", "stopped"])
+def test_an_outage_ends_where_nobody_delivers_any_more(tmp_path: Path, how: str) -> None:
+    """A destination that is disabled, or whose node is stopped, is not said to be away for ever: it is not running."""
+
+    async def main() -> None:
+        async with away(tmp_path) as node:
+            assert (await until(node, lambda it: it.outage)).running
+            if how == "disabled":
+                await node.reconfigure(disabled(node))
+                standing = await until(node, lambda it: not it.running)
+                assert (standing.outage, standing.outage_ms, standing.waiting) == ("", None, "")
+        assert noted(tmp_path) == []
+
+    asyncio.run(main())
+
+
+AWAY = """
+def run(argument, pipe):
+    async def main():
+        async with Node(settings) as node:
+            while not (await node.delivery.standings())[0].outage:
+                await asyncio.sleep(0.01)
+            os.write(pipe, b"away\\n")
+            await asyncio.sleep(3600)
+    asyncio.run(main())
+"""
+
+
+def test_what_a_killed_node_noted_ends_although_nobody_delivers_there_any_more(tmp_path: Path) -> None:
+    """It is killed in an outage, and the next one has the destination disabled."""
+    (tmp_path / "file").write_text("in the way")
+    destination = {"type": "logfile", "name": "away", "log_path": str(tmp_path / "file" / "out.jsonl")}
+    mapped = mapping(tmp_path, routing={"retry_delay_ms": 10, "destinations": [destination]})
+    with Nursery(AWAY, mapped) as nursery:
+        assert nursery.kill_one(after_s=0.0, once_it_spoke=True) == (True, ["away"])
+    assert noted(tmp_path) == [("away",)]
+
+    async def main() -> None:
+        async with Node(disabled(Node(settings_of(mapped)))) as node:
+            standing = await until(node, lambda it: not it.outage and not it.running)
+            assert standing.outage_ms is None
+
+    asyncio.run(main())
+
+
+def test_a_destination_that_is_forgotten_is_not_away(tmp_path: Path) -> None:
+    """With it goes what a node that was killed had noted, also where no node runs any more."""
+
+    async def main() -> None:
+        async with away(tmp_path) as node:
+            await node.delivery.stop(5)
+            await node.database.write(note_outage, "away", "of an earlier node", 1)
+            await node.database.write(forget, "away")
+            (standing,) = await node.delivery.standings()
+            assert (standing.outage, standing.outage_ms) == ("", None)
 
     asyncio.run(main())

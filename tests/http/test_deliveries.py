@@ -42,6 +42,14 @@ class Rig:
         events = [{"event_id": one, "session": {"session_id": f"s_{one}"}} for one in event_ids]
         assert self.call("POST", "/v1/events", events, 202)["accepted"] == len(event_ids)
 
+    def deal(self, verb: str, described: dict[str, Any]) -> int:
+        """With all that fit: a call may leave some to the next."""
+        count, cursor = 0, ""
+        while cursor is not None:
+            dealt = self.call("POST", f"/v1/dead-letters/{verb}", {**described, "cursor": cursor})
+            count, cursor = count + dealt["count"], dealt["next_cursor"]
+        return count
+
     def balance(self, name: str) -> dict[str, Any]:
         return next(one for one in self.call("GET", "/v1/destinations") if one["name"] == name)
 
@@ -98,6 +106,7 @@ def test_a_refused_event_is_found_and_redriven(rig: Rig) -> None:
     (first,) = page["entries"]
     assert "not this one" in first["reason"]
     (second,) = rig.call("GET", f"/v1/dead-letters?limit=1&cursor={page['next_cursor']}")["entries"]
+    rig.call("GET", "/v1/dead-letters?cursor=nonsense", status=400)
     assert {first["event"]["event_id"], second["event"]["event_id"]} == {"bad", "worse"}
     picked = rig.call("GET", "/v1/dead-letters?filter=session.session_id%20%3D%3D%20%22s_bad%22")["entries"]
     assert [one["event_id"] for one in picked] == ["bad"]
@@ -117,7 +126,7 @@ def test_a_refused_event_is_found_and_redriven(rig: Rig) -> None:
 
 
 def test_many_dead_letters_are_dealt_with_at_once(rig: Rig) -> None:
-    """All that fit a description are given back or discarded by one call, which says how many they were."""
+    """All that fit a description are given back or discarded, and each call says how many they were."""
     until(lambda: (rig.directory / "out.db").exists() and rig.balance("warehouse")["waiting"] == "")
     rig.send("first")
     until(lambda: rig.place("first", "warehouse")["place"] == "delivered")
@@ -125,10 +134,10 @@ def test_many_dead_letters_are_dealt_with_at_once(rig: Rig) -> None:
     forbid(rig.directory, *names)
     rig.send(*names)
     until(lambda: rig.balance("warehouse")["dead_lettered"] == 300)
-    assert rig.call("POST", "/v1/dead-letters/discard", {"code": "other"}) == {"count": 0}
-    assert rig.call("POST", "/v1/dead-letters/discard", {"filter": 'session.session_id == "s_e7"'}) == {"count": 1}
+    assert rig.deal("discard", {"code": "other"}) == 0
+    assert rig.deal("discard", {"filter": 'session.session_id == "s_e7"'}) == 1
     forbid(rig.directory, "nothing")
-    assert rig.call("POST", "/v1/dead-letters/redrive", {"destination": "warehouse"}) == {"count": 299}
+    assert rig.deal("redrive", {"destination": "warehouse"}) == 299
     until(lambda: rig.balance("warehouse")["delivered"] == 300)
     balance = rig.balance("warehouse")
     assert (balance["discarded"], balance["dead_lettered"], balance["difference"]) == (1, 0, 0)
@@ -191,3 +200,26 @@ def test_settings_are_reloaded_whole_or_not_at_all(rig: Rig, how: str) -> None:
     until(lambda: rig.lines() == ["before", "after"] and rig.lines("second.jsonl") == ["before", "after"])
     balance = rig.balance("warehouse")
     assert (balance["delivered"], balance["pending"], balance["waiting"]) == (1, 1, "not running")
+
+
+def test_every_node_says_the_same_of_a_destination(rig: Rig) -> None:
+    """Whichever of two servers delivers: both say what it waits for, and both when it is well again; of one that is
+    disabled, both say that it is not running."""
+    until(lambda: rig.balance("file")["waiting"] == "")
+    changed = json.loads(json.dumps(SETTINGS))
+    changed["routing"]["destinations"][0]["enabled"] = False
+    changed["routing"]["retry_delay_ms_max"] = 200
+    changed["routing"]["destinations"][1]["log_path"] = "sub/sessions.jsonl"
+    (rig.directory / "sub").write_text("in the way")
+    (rig.directory / "adjourn.yaml").write_text(json.dumps(changed))
+    rig.call("POST", "/v1/reload")
+    with serving(rig.directory) as server:
+        other = Rig(rig.directory, server)
+        for each in (rig, other):
+            until(lambda each=each: "a part of log_path is a file" in each.balance("file")["waiting"])
+            until(lambda each=each: each.balance("warehouse")["waiting"] == "not running")
+        assert rig.balance("file") == other.balance("file")
+        (rig.directory / "sub").unlink()
+        other.send("one")
+        for each in (rig, other):
+            until(lambda each=each: each.balance("file")["waiting"] == "")
