@@ -41,6 +41,9 @@ def test_cases_pass_or_fail_with_a_difference(run: Run, tmp_path: Path) -> None:
     assert (good.code, good.out.strip()) == (0, "ok  case 1")
     assert (bad.code, "FAILED  case 1" in bad.out, "-filtered" in bad.out) == (1, True, True)
     assert "0 of 1 cases passed" in bad.err
+    (tmp_path / "wrong.yaml").write_text((CASE % "unchanged").replace("user.tier == null", "user.tier =="))
+    wrong = run("transforms", "test", "wrong.yaml")
+    assert (wrong.code, "FAILED  case 1\n    the filter, line 1" in wrong.out) == (1, True)
     assert run("transforms", "test", "none.yaml").code == 2
     assert run("transforms", "test", "missing.yaml").code == 2
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adjourn.cli.options import Assignments, ConfigFile, load_settings
-from adjourn.cli.output import note
+from adjourn.cli.output import finish, note
+from adjourn.errors import AdjournError, ConfigInvalid
+
+if TYPE_CHECKING:
+    from adjourn.settings import Settings
 
 app = typer.Typer(name="config", help="Check and show settings.", no_args_is_help=True)
 
@@ -17,18 +22,33 @@ def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The settings file.")],
     assignments: Assignments = None,
 ) -> None:
-    """Check a settings file, with the environment over it: every problem at once, each with its line."""
-    from adjourn.channels import channel_of
-    from adjourn.errors import ConfigInvalid
+    """Check a settings file, with the environment over it: every problem at once, each with its line, filters and
+    transforms included. Exit code 1 if there is any; nothing is started, created or connected to."""
+    try:
+        problems = _problems_of(load_settings(file, assignments))
+    except ConfigInvalid as error:
+        if not Path(file).is_file():
+            raise
+        problems = error.message.splitlines()
+    for problem in problems:
+        note(f"adjourn: {problem}")
+    if not problems:
+        print(f"{file}: good")
+    finish(not problems)
 
-    settings = load_settings(file, assignments)
-    for destination in settings.routing.destinations:
-        if destination.enabled:
-            try:
-                channel_of(settings, destination)
-            except ConfigInvalid as error:
-                note(f"adjourn: the settings are good, but serve would refuse to start: {error.message}")
-    print(f"{file}: good")
+
+def _problems_of(settings: Settings) -> list[str]:
+    """Of settings that can be read, what serve would refuse to start with, or refuse later: a destination that is off
+    may be switched on."""
+    from adjourn.channels import channel_of, shapes_of
+
+    problems: list[str] = []
+    for index, destination in enumerate(settings.routing.destinations):
+        try:
+            channel_of(settings, destination) if destination.enabled else shapes_of(destination)
+        except AdjournError as error:
+            problems += [f"routing.destinations[{index}]: {line}" for line in error.message.splitlines()]
+    return problems
 
 
 @app.command("show")
