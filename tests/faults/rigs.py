@@ -110,7 +110,7 @@ class Sender(threading.Thread):
     """Posts batches of events, each until it is answered, and keeps what was acknowledged."""
 
     def __init__(self, port: int, name: str) -> None:
-        super().__init__(name=name)
+        super().__init__(name=name, daemon=True)
         self.acknowledged: list[str] = []
         self.statuses: Counter[str] = Counter()
         self.tries = self.batches = 0

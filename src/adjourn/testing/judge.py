@@ -1,22 +1,23 @@
 """The conservation judge: after any amount of trouble, is every event in exactly one place per destination?
 
-    problems = await judge(node, {"hook": Arrivals(receiver.acknowledged, ordered=True), …})
+    problems = await judge(node, {"hook": Arrivals(receiver.acknowledged, ordered=True), …}, captured=acknowledged)
     assert problems == []
 
 `Arrivals` is what lies beyond a destination: the ids of the events that it acknowledged, in the order in which it did,
-repeats included. Call it when nothing is pending any more.
+repeats included; `captured` are the ids of those that Adjourn acknowledged. Call it when nothing is pending any more.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from adjourn.delivery.whereabouts import Place, Whereabouts, whereabouts
 from adjourn.events import StoredEvent, decode_identity
 from adjourn.node import Node
+from adjourn.testing.account import compare
 
 READ_EVENTS = 5_000
 SHOWN = 5
@@ -41,28 +42,36 @@ class Arrivals(msgspec.Struct, frozen=True):
     ordered: bool = True
     repeats: bool = True
     """Whether at-least-once may show here: an event that arrived twice, under one id."""
+    refuses: Callable[[str], bool] | None = None
+    """Whether it refuses an event, whenever it comes. None other may be a dead letter: an outage is no event's."""
 
 
-async def judge(node: Node, beyond: Mapping[str, Arrivals]) -> list[str]:
+async def judge(node: Node, beyond: Mapping[str, Arrivals], captured: Iterable[str] = ()) -> list[str]:
     """What is wrong, in words; empty when all is well."""
-    events = await _events(node)
+    logged = await _events(node)
+    events = dict(logged)
+    account = compare(captured, (event_id for event_id, _ in logged))
     places: dict[str, dict[str, Whereabouts]] = {}
     for event_id, event in events.items():
         for found in await node.database.read(whereabouts, event.partition, event.offset):
             places.setdefault(found.destination, {})[event_id] = found
-    problems = await _accounts(node, places)
+    problems = [
+        _said("captured, and not in the log", set(account.missing)),
+        _said("in the log twice", set(account.doubled)),
+    ]
+    problems += await _accounts(node, places)
     for name, arrivals in beyond.items():
         problems += [f"{name}: {text}" for text in _beyond(events, places.get(name, {}), arrivals)]
-    return problems
+    return [text for text in problems if text]
 
 
-async def _events(node: Node) -> dict[str, StoredEvent]:
-    found: dict[str, StoredEvent] = {}
+async def _events(node: Node) -> list[tuple[str, StoredEvent]]:
+    found: list[tuple[str, StoredEvent]] = []
     for partition, head in enumerate(await node.log.heads()):
         offset = 0
         while offset < head:
             part = await node.log.read(partition, offset, count=READ_EVENTS)
-            found |= {decode_identity(event.body).event_id: event for event in part.events}
+            found += [(decode_identity(event.body).event_id, event) for event in part.events]
             if part.next_offset == offset:
                 break
             offset = part.next_offset
@@ -92,6 +101,10 @@ def _beyond(events: Mapping[str, StoredEvent], places: Mapping[str, Whereabouts]
         _said("arrived, and not counted as delivered", there.keys() - delivered),
         "" if arrivals.repeats else _said("arrived twice", {one for one, count in there.items() if count > 1}),
     ]
+    if arrivals.refuses is not None:
+        dead = {event_id for event_id, found in places.items() if found.place == "dead_lettered"}
+        innocent = {event_id for event_id in dead if not arrivals.refuses(event_id)}
+        problems.append(_said("dead letters, and would have been taken", innocent))
     if arrivals.ordered:
         problems.append(_said("overtaken by a later event of their session", _overtaken(events, arrivals.event_ids)))
     return [text for text in problems if text]
