@@ -119,14 +119,17 @@ def test_a_call_has_a_bound_and_the_next_goes_on(tmp_path: Path, monkeypatch: py
     asyncio.run(run())
 
 
-def test_what_dies_again_meanwhile_is_not_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_what_dies_again_meanwhile_is_not_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """Each is redriven once, however soon it is dead again; its attempts go on counting."""
     monkeypatch.setattr(letters_service, "STEP", 2)
     monkeypatch.setattr(letters_service, "SPEND_S", -1.0)
 
     async def run() -> None:
         destination = Judging(lambda ids: {one: Refusal(0, "bad", "never") for one in ids})
-        async with delivering(tmp_path, monkeypatch, destination) as node:
+        async with delivering(tmp_path, monkeypatch, destination, url=url_of(kind, tmp_path)) as node:
             await put_events(node, *[(f"s{number}", f"e{number}") for number in range(5)])
             await settled(node)
             for times in (2, 3):

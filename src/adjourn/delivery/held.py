@@ -28,7 +28,7 @@ _COLUMNS = (
     "code, reason, attempts, held_ms, next_ms, body, attempts_before"
 )
 _INSERT = f"INSERT INTO held_events ({_COLUMNS}) VALUES ({', '.join('?' * 17)})"
-AT_ONCE = 1_000
+AT_ONCE = 200
 """Rows that one transaction deletes."""
 _ID = re.compile(r"([^:]+):([0-9]{1,9}):([0-9]{1,18})")
 _PLACE = "destination = ? AND partition = ? AND event_offset = ?"
@@ -161,7 +161,7 @@ def at_places(reader: Reader, places: Iterable[tuple[str, int, int]]) -> list[He
 
 def parked_count(reader: Reader, destination: str, most: int) -> int:
     """How many are parked there; counted no farther than to `most`."""
-    sql = "SELECT count(*) FROM (SELECT 1 FROM held_events WHERE destination = ? AND state = 'parked' LIMIT ?) AS some"
+    sql = "SELECT count(*) FROM (SELECT 1 FROM held_events WHERE destination = ? AND state = 'parked' LIMIT ?) AS few"
     return int(reader.rows(sql, (destination, most))[0][0] or 0)
 
 
