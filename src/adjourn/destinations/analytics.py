@@ -11,14 +11,12 @@ import gzip
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import msgspec
-
 from adjourn.clock import Clock, SystemClock
 from adjourn.destination import Batch, Refusal
 from adjourn.destinations import analytics_otlp, analytics_track
 from adjourn.destinations.outbound import ANSWER_BYTES_MAX, Outbound, Resolve
 from adjourn.destinations.outbound_answers import Answer, Verdict, excerpt, judge
-from adjourn.destinations.outbound_lanes import Item, Lanes
+from adjourn.destinations.outbound_lanes import Item, Lanes, items_of
 from adjourn.errors import DestinationOutage
 from adjourn.eventlog import get_logger
 from adjourn.events import StoredEvent
@@ -90,14 +88,7 @@ class AnalyticsDestination:
         """Nothing: a connection is made when there is something to send."""
 
     async def send(self, batch: Batch) -> Sequence[Refusal]:
-        items: list[Item] = []
-        refusals: list[Refusal] = []
-        for index, event in enumerate(batch.events):
-            try:
-                items.append(self._item(index, event))
-            except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-                reason = f"the event cannot be read: {error}; correct it and send it again"
-                refusals.append(Refusal(index=index, code="event_invalid", reason=reason))
+        items, refusals = items_of(batch, self._item)
         refusals += await self._lanes.send(batch.id, items, self._post)
         return sorted(refusals, key=lambda refusal: refusal.index)
 

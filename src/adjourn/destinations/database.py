@@ -117,35 +117,37 @@ def store(table: Table, readable: Sequence[tuple[int, Row]]) -> list[Refusal]:
     """Insert the rows in one transaction; those that the database will not have come back as refusals."""
     if not readable:
         return []
-    try:
+    refusals = _store_whole(table, readable, table.transaction())
+    if refusals is None:
         with table.transaction():
-            table.insert([row for _, row in readable])
-        return []
-    except Exception as error:
-        verdict = table.judge(error)
-        if not isinstance(verdict, Refusal):
-            raise
-        if len(readable) == 1:
-            return [_at(readable[0][0], verdict)]
-    with table.transaction():
-        middle = len(readable) // 2
-        return _store_by_halves(table, readable[:middle]) + _store_by_halves(table, readable[middle:])
+            return _store_by_halves(table, readable)
+    return refusals
 
 
 def _store_by_halves(table: Table, readable: Sequence[tuple[int, Row]]) -> list[Refusal]:
-    """Within a transaction: each bad row costs about 2·log2(n) statements, and the good ones are never in doubt."""
+    """More rows than one, within a transaction: each bad one costs about 2·log2(n) statements, and the good ones are
+    never in doubt."""
+    middle = len(readable) // 2
+    refusals: list[Refusal] = []
+    for half in (readable[:middle], readable[middle:]):
+        found = _store_whole(table, half, table.savepoint())
+        refusals += _store_by_halves(table, half) if found is None else found
+    return refusals
+
+
+def _store_whole(
+    table: Table, readable: Sequence[tuple[int, Row]], undone: AbstractContextManager[object]
+) -> list[Refusal] | None:
+    """All or nothing; None where one of several rows is bad. An error undoes what was done within `undone`."""
     try:
-        with table.savepoint():
+        with undone:
             table.insert([row for _, row in readable])
         return []
     except Exception as error:
         verdict = table.judge(error)
         if not isinstance(verdict, Refusal):
             raise
-        if len(readable) == 1:
-            return [_at(readable[0][0], verdict)]
-    middle = len(readable) // 2
-    return _store_by_halves(table, readable[:middle]) + _store_by_halves(table, readable[middle:])
+        return [_at(readable[0][0], verdict)] if len(readable) == 1 else None
 
 
 def _at(index: int, verdict: Refusal) -> Refusal:

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import msgspec
 
-from adjourn.destination import BEHIND, Refusal
+from adjourn.destination import BEHIND, Batch, Refusal
 from adjourn.destinations.outbound_answers import Verdict
 from adjourn.errors import DestinationOutage
+from adjourn.events import StoredEvent
 
 REMEMBERED_BATCHES = 64
 
@@ -31,6 +32,19 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 Post = Callable[[Sequence[Item]], Awaitable[Verdict]]
 """Send one request. A refusal is of all its events, or of one that is not known; its index does not matter."""
+
+
+def items_of(batch: Batch, item_of: Callable[[int, StoredEvent], Item]) -> tuple[list[Item], list[Refusal]]:
+    """The events of a batch as `item_of` makes them, and refusals of those that it cannot read."""
+    items: list[Item] = []
+    refusals: list[Refusal] = []
+    for index, event in enumerate(batch.events):
+        try:
+            items.append(item_of(index, event))
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+            reason = f"the event cannot be read: {error}; correct it and send it again"
+            refusals.append(Refusal(index=index, code="event_invalid", reason=reason))
+    return items, refusals
 
 
 class Lanes:

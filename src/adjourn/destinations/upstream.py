@@ -16,7 +16,7 @@ from adjourn.clock import Clock, SystemClock
 from adjourn.destination import Batch, Refusal
 from adjourn.destinations.outbound import Outbound, Resolve
 from adjourn.destinations.outbound_answers import Answer, Verdict, excerpt, judge
-from adjourn.destinations.outbound_lanes import Item, Lanes
+from adjourn.destinations.outbound_lanes import Item, Lanes, items_of
 from adjourn.errors import DestinationOutage
 from adjourn.events import StoredEvent, decode_identity
 
@@ -92,14 +92,7 @@ class UpstreamDestination:
         """Nothing: a connection is made when there is something to send."""
 
     async def send(self, batch: Batch) -> Sequence[Refusal]:
-        items: list[Item] = []
-        refusals: list[Refusal] = []
-        for index, event in enumerate(batch.events):
-            try:
-                items.append(_item_of(index, event))
-            except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-                reason = f"the event cannot be read: {error}; correct it and send it again"
-                refusals.append(Refusal(index=index, code="event_invalid", reason=reason))
+        items, refusals = items_of(batch, _item_of)
         if items:
             producer = f"{self._installation()}/{self._name}/{batch.events[0].partition}"
 

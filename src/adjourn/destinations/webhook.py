@@ -10,14 +10,13 @@ import asyncio
 import gzip
 import secrets
 from collections.abc import Mapping, Sequence
-
-import msgspec
+from functools import partial
 
 from adjourn.clock import Clock, SystemClock, rfc3339
 from adjourn.destination import Batch, Refusal
 from adjourn.destinations.outbound import Outbound, Resolve
 from adjourn.destinations.outbound_answers import Verdict, judge
-from adjourn.destinations.outbound_lanes import Item, Lanes
+from adjourn.destinations.outbound_lanes import Item, Lanes, items_of
 from adjourn.destinations.webhook_bodies import batch_body, item_of, probe_body
 from adjourn.destinations.webhook_signing import signer_of
 from adjourn.errors import DestinationOutage
@@ -71,14 +70,8 @@ class WebhookDestination:
         """Nothing: a connection is made when there is something to send."""
 
     async def send(self, batch: Batch) -> Sequence[Refusal]:
-        items: list[Item] = []
-        refusals: list[Refusal] = []
-        for index, event in enumerate(batch.events):
-            try:
-                items.append(item_of(index, event, bytes_max=self._payload_bytes_max, public_url=self._public_url))
-            except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-                reason = f"the event cannot be read: {error}; correct it and send it again"
-                refusals.append(Refusal(index=index, code="event_invalid", reason=reason))
+        make = partial(item_of, bytes_max=self._payload_bytes_max, public_url=self._public_url)
+        items, refusals = items_of(batch, make)
         refusals += await self._lanes.send(batch.id, items, self._post)
         return sorted(refusals, key=lambda refusal: refusal.index)
 

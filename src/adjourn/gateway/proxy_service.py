@@ -7,12 +7,11 @@ gateway that is killed has never answered a call whose usage it does not know.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Callable
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
-import msgspec
 import yarl
 
 from adjourn.errors import AdjournError, MethodNotAllowed, NotFound, UpstreamUnreachable
@@ -24,12 +23,7 @@ from adjourn.gateway.passing import check_passable, headers_back, headers_on
 from adjourn.gateway.recorder import Call, Recorder
 from adjourn.gateway.sessions import Status
 from adjourn.gateway.usage import Reading
-from adjourn.http.problems import MEDIA_TYPE, problem
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from adjourn.http.raw import Receive, Scope, Send, refuse
 
 BODY_COPY_BYTES_MAX = 8_000_000
 """Of one request; a larger one passes unread."""
@@ -325,13 +319,6 @@ class Exchange:
         self.client_gone = True
         if self._task is not None:
             self._task.cancel()
-
-
-async def refuse(send: Send, error: AdjournError, more: list[tuple[bytes, bytes]] | None = None) -> None:
-    body = msgspec.json.encode(problem(error))
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body)), *(more or ())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _unreachable(upstream: str, error: BaseException) -> UpstreamUnreachable:

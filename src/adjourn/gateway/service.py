@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import socket
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from adjourn.gateway.journal import Journal
 from adjourn.gateway.outbox_service import Outbox
 from adjourn.gateway.proxy_service import Proxy
 from adjourn.gateway.recorder import Recorder
-from adjourn.http.listening import BACKLOG, listen, settle_memory, url_of
+from adjourn.http.listening import BACKLOG, UntilSignal, listen, settle_memory, url_of
 from adjourn.http.protocol import Protocol
 from adjourn.node import Node
 from adjourn.prices import PriceTable
@@ -89,15 +89,6 @@ class _Protocol(Protocol):
             super().on_header(name, value)
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """A signal means: stop. uvicorn would raise it again after that, which kills before all is closed."""
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()
-
-
 async def serve(
     settings: Settings, options: GatewayOptions, *, on_ready: Callable[[str, Recorder], Awaitable[None]]
 ) -> None:
@@ -138,7 +129,7 @@ async def _serve(
         http=partial(_Protocol, lambda *_: False, b""),  # type: ignore[arg-type]  # called as the class would be
         ws="none",
     )
-    server = _Server(config)
+    server = UntilSignal(config)
     beside = asyncio.create_task(_when_started(server, on_ready))
     try:
         await server.serve(sockets=[listener])

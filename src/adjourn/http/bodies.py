@@ -108,15 +108,21 @@ def _cloud(items: Sequence[bytes]) -> Split:
 
 
 def _lines(body: bytes) -> Iterator[list[bytes]]:
-    start = 0
-    while start < len(body):
-        end = len(body) if len(body) - start <= SLICE_BYTES else body.find(b"\n", start + SLICE_BYTES) + 1 or len(body)
-        lines = (body if end - start == len(body) else body[start:end]).split(b"\n")
+    for part in slices(body):
+        lines = part.split(b"\n")
         if not lines[-1]:
             lines.pop()
         if b"" in lines or b"\r" in lines:
             lines = [line for line in lines if line.strip()]
         yield lines
+
+
+def slices(body: bytes) -> Iterator[bytes]:
+    """Whole lines, of about `SLICE_BYTES` together."""
+    start = 0
+    while start < len(body):
+        end = body.find(b"\n", start + SLICE_BYTES) + 1 or len(body)
+        yield body[start:end]
         start = end
 
 

@@ -1,15 +1,28 @@
-"""What each server process of ours does first: take its port, and settle its memory."""
+"""What the server processes of ours share: they take a port, settle their memory, and stop when they are told to."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import socket
+from collections.abc import Generator
+
+import uvicorn
 
 from adjourn.errors import ConfigInvalid
 
 BACKLOG = 1024
 COLLECT_AFTER = (20_000, 20, 50)
+
+
+class UntilSignal(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """A signal means: stop. uvicorn would raise it again after that, which kills before all is closed."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
 
 
 def settle_memory() -> None:

@@ -7,7 +7,7 @@ one producer. The answer names only what was refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -22,7 +22,6 @@ from adjourn.security.roles import Permission
 from adjourn.security.service import ANONYMOUS
 
 RELAY_PATH = "/v1/relay"
-LINES_PER_SLICE = 250
 
 _decode = msgspec.json.Decoder(Relayed).decode_lines
 
@@ -75,7 +74,7 @@ class RelayEndpoint(EventsEndpoint):
 async def _read(body: bytes) -> list[Relayed]:
     """In slices, between which others have their turn."""
     events: list[Relayed] = []
-    for part in _slices(body):
+    for part in bodies.slices(body):
         try:
             events += _decode(part)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -85,15 +84,6 @@ async def _read(body: bytes) -> list[Relayed]:
             raise bodies.too_many()
         await asyncio.sleep(0)
     return events
-
-
-def _slices(body: bytes) -> Iterator[bytes]:
-    start = 0
-    while start < len(body):
-        end = body.find(b"\n", start + bodies.SLICE_BYTES)
-        end = len(body) if end < 0 else end + 1
-        yield body[start:end]
-        start = end
 
 
 def _producer(headers: Mapping[str, str], events: Sequence[Relayed]) -> str:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import uvicorn
 
 from adjourn.http.app import Application
 from adjourn.http.events import EVENTS_PATH
-from adjourn.http.listening import BACKLOG, listen, settle_memory, url_of
+from adjourn.http.listening import BACKLOG, UntilSignal, listen, settle_memory, url_of
 from adjourn.http.protocol import Protocol
 from adjourn.http.reloading import on_hangup, reload_of
 from adjourn.node import Node
 from adjourn.settings import Settings
 
 
-class Server(uvicorn.Server):
+class Server(UntilSignal):
     """uvicorn's, told to take nothing new as soon as it is told to stop."""
 
     stopping_since: float | None = None
@@ -34,13 +33,6 @@ class Server(uvicorn.Server):
         self.stopping_since = time.monotonic()
         self._application.drain()
         await super().shutdown(sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """A signal means: stop. uvicorn would raise it again after that, which kills before the node is closed."""
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()
 
 
 async def serve(

@@ -118,23 +118,6 @@ class Complete(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metadata: dict[str, msgspec.Raw] | None = None
 
 
-class Taken(Protocol):
-    """What became of an event that was handed to the log."""
-
-    @property
-    def status(self) -> Literal["accepted", "duplicate", "conflict", "invalid"]: ...
-    @property
-    def event_id(self) -> str | None: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def remedy(self) -> str: ...
-    @property
-    def quarantine_id(self) -> str: ...
-
-
 class Problem(Protocol):
     """Why an event would be refused."""
 
@@ -144,6 +127,17 @@ class Problem(Protocol):
     def message(self) -> str: ...
     @property
     def remedy(self) -> str: ...
+
+
+class Taken(Problem, Protocol):
+    """What became of an event that was handed to the log."""
+
+    @property
+    def status(self) -> Literal["accepted", "duplicate", "conflict", "invalid"]: ...
+    @property
+    def event_id(self) -> str | None: ...
+    @property
+    def quarantine_id(self) -> str: ...
 
 
 # --- what is written -------------------------------------------------------------------------------------------------
