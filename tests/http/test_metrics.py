@@ -96,6 +96,22 @@ def test_what_became_of_each_event_is_counted(any_database: str, tmp_path: Path)
     assert text["adjourn_log_bytes",] > 0
 
 
+def test_open_and_abandoned_sessions_are_counted(any_database: str, tmp_path: Path) -> None:
+    """Those of all tenants together; one that falls silent moves from the one count to the other."""
+    with serving(any_database, tmp_path) as server:
+        for session_id, who in (("silent", "acme/writer"), ("kept", "acme/writer"), ("other", "other/writer")):
+            lease_ms = 1000 if session_id == "silent" else 600_000
+            begun = {"session_id": session_id, "lease_ms": lease_ms}
+            answer = server.request("POST", "/v1/sessions/begin", who=who, json=begun)
+            assert answer.status_code == 201, answer.text
+        assert samples(server.get("/metrics").text)["adjourn_watched_sessions_open",] >= 2
+        found = until(
+            lambda: samples(server.get("/metrics").text),
+            lambda found: found["adjourn_watched_sessions_abandoned_total",] == 1,
+        )
+        assert found["adjourn_watched_sessions_open",] == 2
+
+
 def until(look: Callable[[], Any], holds: Callable[[Any], object]) -> Any:
     deadline = time.monotonic() + 60
     while not holds(found := look()):

@@ -23,6 +23,7 @@ from adjourn.http.views import DestinationStats, Metrics
 from adjourn.logs import upkeep
 from adjourn.node import Node
 from adjourn.prices import OTHER_MODELS
+from adjourn.sessions import rows
 from adjourn.version import __version__
 
 PROMETHEUS_TYPE = "text/plain; version=0.0.4"
@@ -45,6 +46,8 @@ NAMES = {
     "adjourn_log_events": "Events ever appended to the log.",
     "adjourn_log_bytes": "Size of what the log holds now, compressed.",
     "adjourn_quarantine_held": "Entries of quarantine that nobody has retried with success.",
+    "adjourn_watched_sessions_open": "Watched sessions that are open, of all tenants.",
+    "adjourn_watched_sessions_abandoned_total": "Watched sessions that this process ended because their leases had.",
     "adjourn_destination_events": "Events of the log by what became of them at a destination.",
     "adjourn_destination_parked": "Pending events that are tried again alone.",
     "adjourn_destination_oldest_seconds": "Age of the oldest pending event; 0 where none is.",
@@ -180,6 +183,12 @@ async def _stored(node: Node) -> list[Metric]:
         _gauge("adjourn_log_events", [], {(): sum(await node.log.heads())}),
         _gauge("adjourn_log_bytes", [], {(): await node.database.read(upkeep.size_bytes)}),
         _gauge("adjourn_quarantine_held", [], {(): await node.database.read(quarantine.held)}),
+        _gauge(
+            "adjourn_watched_sessions_open",
+            [],
+            {(): sum((await node.database.read(rows.count_open)).values())},
+        ),
+        _counter("adjourn_watched_sessions_abandoned_total", [], {(): node.sessions.watch.abandoned}),
     ]
 
 

@@ -70,6 +70,8 @@ class Watch:
         """`heard`: whether this node has a sign of life in hand that is not written yet."""
         self.looks = 0
         """How often this node has looked for silence since it started, whether or not it has the role."""
+        self.abandoned = 0
+        """Sessions whose leases it found to have ended since then."""
         self._database = database
         self._leases = leases
         self._clock = clock
@@ -132,6 +134,7 @@ class Watch:
         abandoned = 0
         for start in range(0, min(len(silent), ABANDON_PER_LOOK), ABANDON_AT_ONCE):
             abandoned += await self._abandon_those(silent[start : start + ABANDON_AT_ONCE], lease)
+        self.abandoned += abandoned
         if abandoned:
             _log.warning("sessions_abandoned", count=abandoned)
 
