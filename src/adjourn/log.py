@@ -1,7 +1,7 @@
 """The contract of the log: append-only, partitioned, read by consumers that each keep a cursor.
 
 Appending is the database's last step in a batch (`adjourn.database.Appender`); this is the reading side.
-`adjourn.testing.exercise_log` is the suite.
+`adjourn.testing.exercise_log` is the suite, `exercise_tail` that of `Tail`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,25 @@ class Lease(msgspec.Struct, frozen=True):
     epoch: int
 
 
-class Log(Protocol):
+class Tail(Protocol):
+    """The end of the log, as the process knows it that appends there."""
+
+    @property
+    def appended(self) -> int:
+        """Changes whenever this process appends."""
+        ...
+
+    async def arrived(self, timeout_s: float, *, since: int | None = None) -> None:
+        """Return when something may have been appended, or after the timeout. A hint: polling alone is correct.
+        `since`: what `appended` was before the log was read, so that nothing is missed in between."""
+        ...
+
+    def at_hand(self, partition: int, offset: int) -> Slice | None:
+        """What this process has just appended, from `offset` on, without asking the database; None: not known here."""
+        ...
+
+
+class Log(Tail, Protocol):
     """Events in partitions: ordered in each, at offsets that never change. Only what is committed is read. What reads
     or deletes raises Unavailable when the database cannot be reached."""
 
@@ -71,10 +89,6 @@ class Log(Protocol):
 
     def advance(self, tx: Tx, consumer: str, partition: int, offset: int, counts: Mapping[str, int]) -> None:
         """Move a cursor to `offset` and add to the consumer's counts, in the transaction of the effect."""
-        ...
-
-    async def arrived(self, timeout_s: float) -> None:
-        """Return when something may have been appended, or after the timeout. A hint: polling alone is correct."""
         ...
 
     async def retain(self, *, age_ms_max: int | None, bytes_max: int | None) -> int:

@@ -61,7 +61,7 @@ async def opened(url: str) -> AsyncGenerator[LanedDatabase, None]:
         window_s=300,
         window_memory_bytes=1_000_000,
         clock=SystemClock(),
-        on_commit=lambda: None,
+        on_commit=lambda partition, first, records: None,
     )
     database = database_for(url)
     await database.open(appender)

@@ -48,14 +48,14 @@ def spans(settled: Sequence[Settlement]) -> list[tuple[int, int]]:
     return [(one.first_offset, one.next_offset) for one in settled]
 
 
-def run(test: Callable[[], Any]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))
+def run(go: Callable[[], Any]) -> None:
+    asyncio.run(asyncio.wait_for(go(), 60))
 
 
 def test_what_waits_is_settled_at_once_and_in_order() -> None:
     """While one transaction is under way others wait, and the next one settles all of them as one stretch."""
 
-    async def test() -> None:
+    async def go() -> None:
         slow = Slow(open_=False)
         settler = Settler(slow)
         await settler.add(stretch(0))
@@ -67,13 +67,13 @@ def test_what_waits_is_settled_at_once_and_in_order() -> None:
         assert spans(slow.settled) == [(0, 1), (1, 9)]
         assert slow.settled[1].counts == {"delivered": 8}
 
-    run(test)
+    run(go)
 
 
 def test_a_bound_makes_sending_wait() -> None:
     """No more than a bounded number of events are unsettled: whoever sends waits until there is room."""
 
-    async def test() -> None:
+    async def go() -> None:
         slow = Slow(open_=False)
         settler = Settler(slow)
         await settler.add(stretch(0, UNSETTLED_EVENTS_MAX + 1))
@@ -85,13 +85,13 @@ def test_a_bound_makes_sending_wait() -> None:
         await settler.settled()
         assert spans(slow.settled)[-1][1] == UNSETTLED_EVENTS_MAX + 2
 
-    run(test)
+    run(go)
 
 
 def test_a_failure_reaches_whoever_sends() -> None:
     """What settling raised is raised by the next call, and by whoever waits; nothing behind it is settled."""
 
-    async def test() -> None:
+    async def go() -> None:
         slow = Slow()
         slow.error = Unavailable("gone")
         settler = Settler(slow)
@@ -105,13 +105,13 @@ def test_a_failure_reaches_whoever_sends() -> None:
         await settler.close()
         assert slow.settled == []
 
-    run(test)
+    run(go)
 
 
 def test_close_lets_what_is_under_way_end() -> None:
     """What is under way is settled, or cut off if that is asked for; what waits is left to whoever reads it again."""
 
-    async def test() -> None:
+    async def go() -> None:
         for cut_off, expected in ((False, [(0, 1)]), (True, [])):
             slow = Slow(open_=False)
             settler = Settler(slow)
@@ -122,7 +122,7 @@ def test_close_lets_what_is_under_way_end() -> None:
             await settler.close(cut_off=cut_off)
             assert spans(slow.settled) == expected
 
-    run(test)
+    run(go)
 
 
 def test_a_merged_settlement_is_the_sum_of_its_parts() -> None:

@@ -13,6 +13,7 @@ from adjourn.clock import ManualClock
 from adjourn.log import Slice
 from adjourn.testing import exercise_log as suite
 from adjourn.testing.exercise_log import append, event
+from adjourn.testing.exercise_tail import exercise_tail
 
 DAMAGE = {
     "body": "UPDATE log_blocks SET body = ? WHERE first_offset = 20",
@@ -34,6 +35,12 @@ def test_it_passes_the_suite(kind: str, check: object, tmp_path: Path, monkeypat
     """Each check of the conformance suite holds on both databases."""
     monkeypatch.setattr(suite, "CHECKS", (check,))
     asyncio.run(suite.exercise_log(lambda: LogRig(kind, tmp_path)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_passes_the_suite_of_its_tail(kind: str, tmp_path: Path) -> None:
+    """What was just appended is at hand, and nobody who waits for more misses any, on both databases."""
+    asyncio.run(exercise_tail(lambda: LogRig(kind, tmp_path)))
 
 
 async def read_on(node: suite.Node, offset: int, head: int) -> tuple[list[int], set[int]]:

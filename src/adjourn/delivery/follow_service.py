@@ -106,11 +106,18 @@ class Follower:
             await settler.close()
 
     async def _flow_from(self, cursor: int, settler: Settler) -> None:
+        look = True
         while not self._sender.stopping.is_set():
-            found = await self._log.read(self._partition, cursor, count=self._channel.batch_size)
-            if found.next_offset == cursor:
+            seen = self._log.appended
+            found = self._log.at_hand(self._partition, cursor)
+            if found is not None:
+                look = False
+            elif look:
+                found = await self._log.read(self._partition, cursor, count=self._channel.batch_size)
+            if found is None or found.next_offset == cursor:
                 settler.check()
-                await self._await_more()
+                await self._await_more(seen)
+                look = True  # others may have appended, too
                 continue
             for piece in pieces(found, cursor, self._channel.batch_size):
                 began_s, began_cpu_s = self._clock.monotonic(), time.process_time()
@@ -134,8 +141,8 @@ class Follower:
         elif small and self._channel.gather:
             await self._sender.pause(min(8 * took_s, GATHER_S_MAX))
 
-    async def _await_more(self) -> None:
-        arrived = asyncio.create_task(self._log.arrived(POLL_S))
+    async def _await_more(self, seen: int) -> None:
+        arrived = asyncio.create_task(self._log.arrived(POLL_S, since=seen))
         stopping = asyncio.create_task(self._sender.stopping.wait())
         await asyncio.wait((arrived, stopping), return_when=asyncio.FIRST_COMPLETED)
         arrived.cancel()

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from adjourn.delivery.settle import Settlement, merged
 
+GATHER_S = 0.02
+"""A transaction costs about what ten deliveries do, and nobody waits for it."""
 UNSETTLED_EVENTS_MAX = 2_000
 """So many, and the stretch that is being sent, are sent again after a crash."""
 
@@ -55,6 +57,10 @@ class Settler:
     async def _run(self) -> None:
         try:
             while self._waiting:
+                if self._count <= UNSETTLED_EVENTS_MAX:
+                    await asyncio.sleep(GATHER_S)
+                if not self._waiting:
+                    return
                 several = merged(self._waiting)
                 self._waiting.clear()
                 await self._settle(several)

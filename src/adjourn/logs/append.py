@@ -19,6 +19,9 @@ from adjourn.logs.window import Window, WindowStats
 Judge = Callable[[Record, StoredEvent], Verdict]
 """Given a new event and the one that holds its identity: `accepted` means that only their hashes collide."""
 
+OnCommit = Callable[[int, int, Sequence[Record]], None]
+"""(partition, offset of the first, what was appended there; maybe nothing)"""
+
 CATCH_UP_BLOCKS = 512
 BLOCK_COLUMNS = "partition, first_offset, count, min_ts, max_ts, codec, body, keys, checksum"
 
@@ -58,7 +61,7 @@ class SqlAppender:
         window_s: float,
         window_memory_bytes: int,
         clock: Clock,
-        on_commit: Callable[[], None],
+        on_commit: OnCommit,
     ) -> None:
         self._judge = judge
         self._keep = keep
@@ -67,6 +70,7 @@ class SqlAppender:
         self._clock = clock
         self._on_commit = on_commit
         self._windows: dict[int, Window] = {}
+        self._staged: dict[int, tuple[int, Sequence[Record]]] = {}
 
     def append(self, tx: Tx, partition: int, pending: Sequence[Appended]) -> None:
         window = self._window(partition)
@@ -87,12 +91,17 @@ class SqlAppender:
         _write(tx, partition, first, flat)
         _fill_in(pending, new, verdicts, partition, first)
         window.stage(identities, first)
+        self._staged[partition] = (first, flat)
 
     def committed(self, partition: int) -> None:
-        self._window(partition).commit()
-        self._on_commit()
+        first, records = self._staged.pop(partition, (0, ()))
+        try:
+            self._window(partition).commit()
+        finally:
+            self._on_commit(partition, first, records)
 
     def discarded(self, partition: int) -> None:
+        self._staged.pop(partition, None)
         self._window(partition).discard()
 
     def window_stats(self) -> list[WindowStats]:

@@ -12,12 +12,13 @@ from adjourn.clock import Clock
 from adjourn.database import Database, Reader, Tx
 from adjourn.errors import BlockCorrupt
 from adjourn.eventlog import get_logger
-from adjourn.events import StoredEvent
+from adjourn.events import Record, StoredEvent
 from adjourn.log import Lost, Slice
 from adjourn.logs import block as blocks
 from adjourn.logs import upkeep
 from adjourn.logs.append import BLOCK_COLUMNS, as_block
 from adjourn.logs.find import find, find_all
+from adjourn.logs.fresh import Fresh
 
 IdHash = Callable[[str, str], bytes]
 """(tenant, event id) → 8 bytes; from whoever knows the installation's secret."""
@@ -38,6 +39,8 @@ class SqlLog:
         self._id_hash = id_hash
         self._waiters: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
         self._waiters_lock = threading.Lock()
+        self._fresh = Fresh()
+        self.appended = 0
 
     async def read(self, partition: int, offset: int, *, count: int) -> Slice:
         found = await self._database.read(_read, partition, offset, count)
@@ -46,6 +49,10 @@ class SqlLog:
                 _logger.error("block_corrupt", **msgspec.structs.asdict(lost))
             await self._database.write(_record_lost, found.lost, self._clock.wall_ms())
         return found
+
+    def at_hand(self, partition: int, offset: int) -> Slice | None:
+        events = self._fresh.since(partition, offset)
+        return Slice(events, offset + len(events)) if events else None
 
     async def find(self, tenant: str, event_id: str) -> StoredEvent | None:
         id_hash = self._id_hash(tenant, event_id)
@@ -74,20 +81,25 @@ class SqlLog:
         )
         add_counts(tx, consumer, partition, counts)
 
-    async def arrived(self, timeout_s: float) -> None:
+    async def arrived(self, timeout_s: float, *, since: int | None = None) -> None:
         loop = asyncio.get_running_loop()
         with self._waiters_lock:
+            if since is not None and since != self.appended:
+                return
             event = self._waiters.setdefault(loop, asyncio.Event())
         try:
-            await asyncio.wait_for(event.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
         except TimeoutError:
             return
 
-    def announce(self) -> None:
-        """Called by lanes after COMMIT: wake whoever waits in `arrived`."""
-        if not self._waiters:
+    def announce(self, partition: int, first_offset: int, records: Sequence[Record]) -> None:
+        """Called by lanes after COMMIT, with what they appended: wake whoever waits in `arrived`."""
+        if not records:
             return
+        self._fresh.add(partition, first_offset, records)
         with self._waiters_lock:
+            self.appended += 1
             waiters, self._waiters = self._waiters, {}
         for loop, event in waiters.items():
             try:
@@ -96,6 +108,7 @@ class SqlLog:
                 continue
 
     async def retain(self, *, age_ms_max: int | None, bytes_max: int | None) -> int:
+        self._fresh.clear()  # what is deleted is not at hand
         return await upkeep.retain(self._database, self._clock, age_ms_max=age_ms_max, bytes_max=bytes_max)
 
 

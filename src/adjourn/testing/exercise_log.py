@@ -50,6 +50,9 @@ class Rig(Protocol):
     async def close(self) -> None: ...
 
 
+Check = Callable[[Rig, Node, ManualClock], Coroutine[Any, Any, None]]
+
+
 def event(
     event_id: str, *, text: str = "", tenant: str = "org", session: str = "s", sequence: int = 0, hashed: str = ""
 ) -> Record:
@@ -82,7 +85,11 @@ def judge(record: Record, holder: StoredEvent) -> Verdict:
 
 async def exercise_log(make: Callable[[], Rig]) -> None:
     """Run every check below, each with a rig of its own. Raises AssertionError naming the check that failed."""
-    for check in CHECKS:
+    await run_checks(make, CHECKS)
+
+
+async def run_checks(make: Callable[[], Rig], checks: Sequence[Check]) -> None:
+    for check in checks:
         rig = make()
         try:
             await asyncio.wait_for(_with_node(rig, check), WAIT_S)
@@ -92,7 +99,7 @@ async def exercise_log(make: Callable[[], Rig]) -> None:
             await rig.close()
 
 
-async def _with_node(rig: Rig, check: Callable[[Rig, Node, ManualClock], Coroutine[Any, Any, None]]) -> None:
+async def _with_node(rig: Rig, check: Check) -> None:
     clock = ManualClock()
     node = await rig.open(clock, "a")
     try:
