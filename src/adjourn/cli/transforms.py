@@ -77,7 +77,10 @@ def preview(
         for outcome in outcomes:
             _show(outcome)
     told = [str(outcome["outcome"]) for outcome in outcomes]
-    note(f"{len(told)} events: " + ", ".join(f"{told.count(kind)} {kind}" for kind in ("sent", "filtered", "failed")))
+    note(
+        f"{len(told)} event{'s' * (len(told) != 1)}: "
+        + ", ".join(f"{told.count(kind)} {kind}" for kind in ("sent", "filtered", "failed"))
+    )
     finish("failed" not in told)
 
 
