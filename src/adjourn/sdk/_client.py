@@ -20,8 +20,8 @@ from adjourn.version import __version__
 
 T = TypeVar("T")
 
-RETRIES = 10
-"""With the waits between them, a server that is back within six seconds is not given up."""
+RETRIES = 15
+"""With the waits between them, a server that is back within eleven seconds is not given up."""
 RETRIED_STATUSES = frozenset({429, 502, 503, 504, 507})
 RETRY_MS_FIRST = 100
 RETRY_MS_MAX = 2_000
