@@ -94,9 +94,8 @@ def restore(
 
 
 def _report(beginning: str, copied: Copied) -> None:
-    print(
-        f"{beginning} {copied.events:,} event{'s' * (copied.events != 1)}, {sum(copied.rows.values()):,} rows, version {copied.version}"
-    )
+    events = f"{copied.events:,} event{'s' * (copied.events != 1)}"
+    print(f"{beginning} {events}, {sum(copied.rows.values()):,} rows, version {copied.version}")
     for table, stretches in copied.skipped.items():
         note(f"{table}: {stretches} stretches of rows could not be read and are missing")
     finish(not copied.skipped)
