@@ -24,7 +24,7 @@ from adjourn.errors import AdjournError, DatabaseCorrupt, Unavailable
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SWITCH_INTERVAL_S = 0.0002
+SWITCH_INTERVAL_S = 0.0001
 """sqlite3 takes the interpreter lock back for every statement: with the default 5 ms, a busy event loop holds up each
 step of a commit, and the time to acknowledge grows a hundredfold."""
 

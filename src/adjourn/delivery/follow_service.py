@@ -120,7 +120,8 @@ class Follower:
                 look = True  # others may have appended, too
                 continue
             for piece in pieces(found, cursor, self._channel.batch_size):
-                began_s, began_cpu_s = self._clock.monotonic(), time.process_time()
+                crowded = self._in_hand() >= BUSY_EVENTS
+                began_s, began_cpu_s = self._clock.monotonic(), time.process_time() if crowded else 0.0
                 done = await self._deal_with(cursor, piece)
                 if done is None:
                     return
@@ -128,7 +129,7 @@ class Follower:
                 await settler.add(done)
                 cursor = piece.next_offset
                 took_s = self._clock.monotonic() - began_s
-                busy = time.process_time() - began_cpu_s >= BUSY_SHARE * took_s
+                busy = crowded and time.process_time() - began_cpu_s >= BUSY_SHARE * took_s
                 await self._make_way(took_s, busy=busy, small=len(piece.events) < self._channel.batch_size)
 
     async def _make_way(self, took_s: float, *, busy: bool, small: bool) -> None:
