@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from adjourn.clock import Clock
 from adjourn.database import Database, Reader, Tx
@@ -13,11 +14,12 @@ from adjourn.logs.append import BLOCK_COLUMNS, as_block
 SMALL_EVENTS = 512
 SMALL_BYTES = 65_536
 MERGE_FROM = 32
-MERGE_BLOCKS = 128
+MERGE_BLOCKS = 64
 """At most at once: other writes wait while it is done."""
 MERGED_EVENTS = 2_048
 MERGED_BYTES = 1024 * 1024
 DELETE_BLOCKS = 256
+BIT_S = 0.0003
 
 
 async def compact(database: Database, partition: int, offset: int) -> int:
@@ -66,11 +68,22 @@ def _merged(
     )
     try:
         parts = [as_block(row) for row in rows]
-        events = [event for part in parts for event in blocks.decode(part)]
+        events = [event for part in _slowly(parts) for event in blocks.decode(part)]
     except BlockCorrupt:
         return None, [], last + 1  # consumers report it; it stays as it is
     merged = blocks.encode(partition, first, events, blocks.join_keys(parts))
     return merged, [part.first_offset for part in parts], last + 1
+
+
+def _slowly(parts: Sequence[blocks.Block]) -> Iterator[blocks.Block]:
+    """This thread shares the interpreter with those who wait for an answer: it takes a sixth of the time, in bits."""
+    began_s = time.monotonic()
+    for part in parts:
+        yield part
+        took_s = time.monotonic() - began_s
+        if took_s >= BIT_S:
+            time.sleep(5 * min(took_s, 2 * BIT_S))
+            began_s = time.monotonic()
 
 
 def _replace(tx: Tx, merged: blocks.Block, parts: Sequence[int]) -> None:
