@@ -15,13 +15,16 @@ from adjourn.sdk import AsyncClient
 
 _log = get_logger("adjourn.pump")
 
+RETRIES = 2
+"""A server that stays away is the pump's to wait for, and to speak of."""
+
 
 class RemoteSink:
     """What no server can be given (damaged lines, events larger than it takes) goes into `refused`, a file, whole."""
 
     def __init__(self, url: str, key: str, refused: Path) -> None:
         """Raises ConfigInvalid."""
-        self._client = AsyncClient(url, key or None)
+        self._client = AsyncClient(url, key or None, retries=RETRIES)
         self._refused = refused
 
     async def send(self, producer: str, raws: Sequence[bytes], sequences: Sequence[int]) -> Sequence[Outcome]:
