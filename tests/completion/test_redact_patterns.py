@@ -218,6 +218,12 @@ def test_an_address_is_found_beside_its_port_and_name() -> None:
     assert masked("ip", "from 10.0.0.1:8080, [2001:db8::1]:443, ip:10.0.0.1. addr:fe80::1%eth0") == (
         "from [ip]:8080, [[ip]]:443, ip:[ip]. addr:[ip]%eth0"
     )
+    assert masked("ip", "remote:10.0.0.1, db:10.0.0.1:5432; node:2001:db8::1. ...10.0.0.1... cafe:10.0.0.1") == (
+        "remote:[ip], db:[ip]:5432; node:[ip]. ...[ip]... cafe:[ip]"
+    )
+    assert masked("ip", "10.0.0.1:failed 10.0.0.1:db 8080:10.0.0.1:80 10.0.0.1:80:10.0.0.2:80 10.0.0.1.nip.io") == (
+        "[ip]:failed [ip]:db 8080:[ip]:80 [ip]:80:[ip]:80 [ip].nip.io"
+    )
     seen: list[str] = []
     replace_of("ip", "hash", lambda found: seen.append(found) or "x")("2001:DB8:0:0::1 2001:db8::1")
     assert seen == ["2001:db8::1"] * 2

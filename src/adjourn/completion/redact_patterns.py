@@ -92,21 +92,25 @@ def _without_ip(match: re.Match[str], shown: Callable[[str], str]) -> str:
     """An IPv4 or IPv6 address, perhaps behind `name:` and before `:port` or the end of a sentence. Times, MAC addresses
     and names with colons are none; an IPv6 address without a digit could be any of them."""
     run, text = match[0], match.string
-    start = 1 if run[0] == ":" and run[1] != ":" else 0
-    end = len(run.rstrip(".")) if run[-1] == "." else len(run)
-    if end > start and run[end - 1] == ":" and run[end - 2 : end] != "::":
-        end -= 1
-    before, after = text[max(0, match.start() - 1) : match.start()], text[match.end() : match.end() + 1]
-    if (start == 0 and _WORD.match(before)) or (end == len(run) and _WORD.match(after)):
-        return run
+    start, end = 0, len(run.rstrip("."))
+    if _WORD.match(text[max(0, match.start() - 1) : match.start()]):  # the end of a name, as in `remote:`
+        start = run.find(":") + 1 or end
+    elif run.startswith(".."):
+        start = len(run) - len(run.lstrip("."))
+    if end == len(run) and _WORD.match(text[match.end() : match.end() + 1]):
+        end = max(start, run.rfind(":"))
     found = run[start:end]
-    address = _address(found)
-    if address is None:
-        found, _, port = found.rpartition(":")
-        address = _address(found) if port.isdecimal() and ":" not in found else None
-    if address is None:
-        return run
-    return run[:start] + shown(address) + run[start + len(found) :]
+    head, _, without_name = found.partition(":")
+    without_port, _, port = found.rpartition(":")
+    for part, before in (
+        (found, ""),
+        (without_port if not port or port.isdecimal() else "", ""),
+        (without_name, head + ":"),
+    ):
+        if (address := _address(part)) is not None:
+            return run[:start] + before + shown(address) + run[start + len(before) + len(part) :]
+    pieces = (piece if (address := _address(piece)) is None else shown(address) for piece in found.split(":"))
+    return run[:start] + ":".join(pieces) + run[start + len(found) :]
 
 
 def _address(text: str) -> str | None:
