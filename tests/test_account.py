@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from decimal import Decimal
+from types import FrameType
 
 import pytest
 
@@ -77,6 +79,39 @@ def test_threads_lose_nothing_and_readers_see_whole_additions() -> None:
     reader.join()
     assert torn == []
     assert it.usage == UsagePart(input_tokens=16_000, output_tokens=16_000, total_tokens=32_000, tool_calls=16_000)
+
+
+def test_a_signal_in_the_middle_of_an_addition_may_add_too() -> None:
+    """What its handler adds to the same session is not overwritten by the addition that it interrupted."""
+    it = said()
+    handled: list[int] = []
+
+    def handle(signum: int, _: FrameType | None) -> None:
+        handled.append(signum)
+        it.add_usage(input_tokens=100)
+
+    class Interrupting(int):
+        def __radd__(self, other: int) -> int:
+            if not handled:
+                signal.raise_signal(signal.SIGUSR1)
+            return other + int(self)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        it.add_usage(input_tokens=Interrupting(7))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (it.usage.input_tokens, len(handled)) == (107, 1)
+
+
+@pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("-Infinity"), {"deep": [Decimal("sNaN")]}], ids=repr)
+def test_a_decimal_that_is_no_number_is_refused_as_a_tag(value: object) -> None:
+    """JSON has no word for it: in the completion it would make the whole unreadable."""
+    it = said()
+    with pytest.raises(EventInvalid, match="'price'"):
+        it.tag(price=value)
+    it.tag(text="NaN, Infinity")
+    assert it.tags == {"text": b'"NaN, Infinity"'}
 
 
 def test_tags_are_kept_as_they_were_when_they_were_put_on() -> None:

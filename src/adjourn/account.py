@@ -14,6 +14,7 @@ from adjourn.errors import EventInvalid
 from adjourn.events import OutcomePart, OutcomeStatus, UsagePart
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
+_decode = msgspec.json.Decoder(msgspec.Raw).decode
 _adding = threading.RLock()
 """Held for one addition. One for all sessions: of many, a fork would leave some held for ever. It may be taken twice,
 by a signal's handler in the middle of an addition."""
@@ -51,28 +52,34 @@ class Account:
     ) -> None:
         """Add what one call used; calls add up. Input includes cached tokens, output includes reasoning ones."""
         with _adding:
-            old = self._usage
-            new = UsagePart(
-                input_tokens=(old.input_tokens or 0) + input_tokens,
-                output_tokens=(old.output_tokens or 0) + output_tokens,
-                cache_read_input_tokens=_sum(old.cache_read_input_tokens, cache_read_input_tokens),
-                cache_creation_input_tokens=_sum(old.cache_creation_input_tokens, cache_creation_input_tokens),
-                reasoning_output_tokens=_sum(old.reasoning_output_tokens, reasoning_output_tokens),
-                tool_calls=_sum(old.tool_calls, tool_calls),
-                model=old.model if model is None else model,
-                estimated_cost_usd=old.estimated_cost_usd,
-            )
-            new.total_tokens = (new.input_tokens or 0) + (new.output_tokens or 0)
-            if cost_usd is not None:
-                new.estimated_cost_usd = (old.estimated_cost_usd or Decimal(0)) + cost_usd
-            self._usage = new
+            while True:
+                old = self._usage
+                new = UsagePart(
+                    input_tokens=(old.input_tokens or 0) + input_tokens,
+                    output_tokens=(old.output_tokens or 0) + output_tokens,
+                    cache_read_input_tokens=_sum(old.cache_read_input_tokens, cache_read_input_tokens),
+                    cache_creation_input_tokens=_sum(old.cache_creation_input_tokens, cache_creation_input_tokens),
+                    reasoning_output_tokens=_sum(old.reasoning_output_tokens, reasoning_output_tokens),
+                    tool_calls=_sum(old.tool_calls, tool_calls),
+                    model=old.model if model is None else model,
+                    estimated_cost_usd=old.estimated_cost_usd,
+                )
+                new.total_tokens = (new.input_tokens or 0) + (new.output_tokens or 0)
+                if cost_usd is not None:
+                    new.estimated_cost_usd = (old.estimated_cost_usd or Decimal(0)) + cost_usd
+                if self._usage is old:  # or a signal's handler has added meanwhile
+                    self._usage = new
+                    return
 
     def tag(self, /, **tags: object) -> None:
         """Put custom tags on the completion, as they are now. Raises EventInvalid for what JSON cannot express."""
         for name, value in tags.items():
             # Here, not at the end: a tag that cannot be written must not cost the session its completion.
             try:
-                self._tags[name] = msgspec.Raw(_encode(value))
+                tag = _encode(value)
+                if b"NaN" in tag or b"Infinity" in tag:  # a decimal may be what no number in JSON is
+                    _decode(tag)
+                self._tags[name] = msgspec.Raw(tag)
             except (TypeError, ValueError, RecursionError, OverflowError) as error:
                 raise EventInvalid(
                     f"the tag {name!r} cannot be written as JSON ({error}); use JSON's types", path=name
