@@ -17,7 +17,6 @@ from tests.faults.rigs import mapping, settings_of
 from adjourn.clock import ManualClock
 from adjourn.completion.results import Result
 from adjourn.databases.choose import store_for
-from adjourn.events import StoredEvent
 from adjourn.node import Node
 
 T = TypeVar("T")
@@ -84,10 +83,9 @@ def with_node(
     flip: Flipped,
     work: Callable[[Node], Coroutine[object, object, T]],
     clock: ManualClock | None = None,
-    on_delivered: Callable[[Sequence[StoredEvent]], None] | None = None,
 ) -> T:
     async def main() -> T:
-        async with Node(settings_of(flip.mapped), clock=clock, on_delivered=on_delivered) as node:
+        async with Node(settings_of(flip.mapped), clock=clock) as node:
             return await work(node)
 
     return asyncio.run(main())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from tests.faults.rigs import raw
 from tests.flipping.rigs import Flipped, objects, take, with_node
 
 from adjourn.clock import ManualClock
+from adjourn.destination import Batch, Refusal
 from adjourn.node import Node
 from adjourn.testing.account import stored, written
 
@@ -74,10 +75,18 @@ def largest_batch(flip: Flipped) -> int:
     sizes: list[int] = []
 
     async def work(node: Node) -> None:
+        (channel,) = node.delivery.channels
+        send = channel.destination.send
+
+        async def noted(batch: Batch) -> Sequence[Refusal]:
+            sizes.append(len(batch.events))
+            return await send(batch)
+
+        setattr(channel.destination, "send", noted)  # noqa: B010  a protocol's method cannot be assigned to
         await take(node, *(raw(f"s{n}") for n in range(20)))
         await node.delivery.drained()
 
-    with_node(flip, work, on_delivered=lambda events: sizes.append(len(events)))
+    with_node(flip, work)
     assert sum(sizes) == 20
     return max(sizes)
 
