@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from adjourn.database import Tx
 from adjourn.errors import ConfigInvalid, Unavailable
-from adjourn.logs import upkeep
+from adjourn.logs import block, upkeep
 from adjourn.node import Node
 from adjourn.testing.account import compare, logged, written
+from tests.databases.filling import record
 from tests.faults.rigs import assert_exact, audited, mapping, raw, settings_of, url_of
 
 
@@ -156,3 +158,26 @@ def test_two_nodes_share_the_destinations_and_one_of_them_delivers(tmp_path: Pat
         assert account.found == 30
 
     asyncio.run(run())
+
+
+def test_retention_does_not_wait_until_nothing_is_left_to_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where small blocks come in faster than they are merged, what is too old is deleted all the same."""
+    monkeypatch.setattr(block, "EVENTS_PER_BLOCK", 1)
+    mapped = mapping(tmp_path, url_of("sqlite", tmp_path), log={"retention_days": 1}, routing={"destinations": []})
+
+    def blocks(tx: Tx, first: int) -> None:
+        tx.append([record(number) for number in range(first, first + 100)])
+
+    async def load() -> None:
+        async with Node(settings_of(mapped)) as node, asyncio.timeout(180):
+            first = 0
+            while not await node.database.read(
+                lambda reader: reader.rows("SELECT max(tail_offset) FROM log_heads")[0][0]
+            ):
+                await node.database.write(blocks, first)
+                first += 100
+                await asyncio.sleep(0.02)
+
+    asyncio.run(load())

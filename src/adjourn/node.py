@@ -54,6 +54,8 @@ _log = get_logger("adjourn.node")
 
 RETAIN_EVERY_S = 10.0
 COMPACT_PAUSE_S_MAX = 0.25
+COMPACT_S_MAX = LEASE_MS / 4000
+"""Then the lease is renewed, and retention and the index have their turn: under load there is always more to merge."""
 DAY_MS = 86_400_000
 MB = 1_000_000
 
@@ -284,25 +286,26 @@ class Node:
                         continue
                     renewed_s = now_s
                 positions = [await self._compact(p, offset) for p, offset in enumerate(positions)]
-                for partition in range(self.database.partitions):
-                    await index(self.database, partition)
                 if now_s - retained_s >= min(RETAIN_EVERY_S, self.settings.log.compact_interval_ms / 100):
                     retained_s = now_s
                     await self._retain()
+                for partition in range(self.database.partitions):
+                    await index(self.database, partition)
             except AdjournError as error:
                 _log.warning("upkeep_waits", error=error.message)
             except Exception:
                 _log.exception("upkeep_failed")
 
     async def _compact(self, partition: int, offset: int) -> int:
-        """A tenth of the time is enough, and nobody's event waits for more than one merge."""
-        while True:
-            began_s = time.monotonic()
+        """Where to go on. A tenth of the time is enough, and nobody's event waits for more than one merge."""
+        until_s = time.monotonic() + COMPACT_S_MAX / self.database.partitions
+        while (began_s := time.monotonic()) < until_s:
             following = await upkeep.compact(self.database, partition, offset)
             if following == offset:
-                return offset
+                break
             offset = following
             await asyncio.sleep(min(9 * (time.monotonic() - began_s), COMPACT_PAUSE_S_MAX))
+        return offset
 
     async def _retain(self) -> None:
         for destination in self.settings.routing.destinations:
