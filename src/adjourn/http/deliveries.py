@@ -26,6 +26,9 @@ from adjourn.node import Reconfigured
 AnyRequest = Request[Any, Any, Any]
 PAGE_MAX = 500
 CURSOR_MAX = 500
+_NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL cannot hold it. In addresses, nothing gets past `app.py` with one."""
+Text = Annotated[str, msgspec.Meta(pattern=_NO_NUL)]
 
 
 class DeadLetterView(msgspec.Struct):
@@ -70,11 +73,11 @@ class Described(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Which dead letters: every field that is given must fit. `since` and `until` are RFC 3339 times of their death;
     `filter` is an expression over the event."""
 
-    destination: str | None = None
-    code: str | None = None
+    destination: Text | None = None
+    code: Text | None = None
     since: datetime | None = None
     until: datetime | None = None
-    event_id: str | None = None
+    event_id: Text | None = None
     filter: str = ""
 
     def wanted(self, tenant: str | None) -> Wanted:
@@ -95,7 +98,7 @@ class Described(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class DealtWith(Described, kw_only=True):
     """`cursor`: where the call before came to; the rest as then."""
 
-    cursor: Annotated[str, msgspec.Meta(max_length=CURSOR_MAX)] = ""
+    cursor: Annotated[str, msgspec.Meta(max_length=CURSOR_MAX, pattern=_NO_NUL)] = ""
 
 
 class Dealt(msgspec.Struct):
@@ -115,7 +118,7 @@ class Dealt(msgspec.Struct):
 class Why(msgspec.Struct, forbid_unknown_fields=True):
     """`reason` is shown wherever the destination is."""
 
-    reason: str = "by request"
+    reason: Text = "by request"
 
 
 @get("/v1/destinations", guards=[requires("destinations:read")], summary="Every destination and its balance")
