@@ -21,6 +21,7 @@ from adjourn.errors import (
     MediaTypeUnsupported,
     MethodNotAllowed,
     NotFound,
+    Unauthenticated,
     Unavailable,
 )
 from adjourn.events import BEACON
@@ -28,6 +29,7 @@ from adjourn.http.bodies import JSON, media_type
 from adjourn.http.claims import claim, fields_of, key_of
 from adjourn.http.raw import Headers, Receive, Scope, Send, refuse, respond, told
 from adjourn.http.reading import BodyReader, Gone, Held
+from adjourn.security.keys import Key
 from adjourn.security.service import ANONYMOUS, Keys
 
 BEACON_PATH = "/v1/beacon"
@@ -36,6 +38,8 @@ BODY_BYTES_MAX = 64 * 1024
 """As much as browsers send in one beacon."""
 SCRIPT_AGE_S = 3600
 
+_MAKE = "make one with: adjourn keys create --role beacon"
+_REVOKE = f"a page shows its key to everyone: revoke it, and {_MAKE}"
 _KINDS = ("text/plain", JSON, "")
 _encode = msgspec.json.Encoder().encode
 
@@ -82,19 +86,25 @@ class BeaconEndpoint:
     async def _taken(self, body: bytes, query: bytes) -> Result:
         fields = fields_of(body)
         secret = key_of(fields, query)
-        key = await self._keys.check(f"Bearer {secret}" if secret else "", "beacon:write")
+        key = await self._caller(secret)
         if key.role != "beacon" and key is not ANONYMOUS:
-            raise Forbidden(
-                f"key {key.id} has the role {key.role}, and a page shows its key to everyone; revoke it, and make one "
-                "with: adjourn keys create --role beacon",
-                path="key",
-            )
+            raise Forbidden(f"key {key.id} has the role {key.role}; {_REVOKE}", path="key")
         (result,) = await self._ingest.take(key.tenant, [claim(fields)], source=BEACON)
         if result.status == "invalid":
             raise EventInvalid(f"{result.message}; {result.remedy}", path=result.path)
         if result.status == "conflict":
             raise EventConflict(f"{result.message}; {result.remedy}", path=result.path)
         return result
+
+    async def _caller(self, secret: str) -> Key:
+        try:
+            return await self._keys.check(f"Bearer {secret}" if secret else "", "beacon:write", remedy=_REVOKE)
+        except Unauthenticated:
+            if secret:
+                raise
+            raise Unauthenticated(
+                f"a beacon needs a key; send it as the member `key`, or as ?key=… ({_MAKE})"
+            ) from None
 
     def _check_open(self, headers: Headers) -> None:
         self._check_on()

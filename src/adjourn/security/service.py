@@ -48,13 +48,14 @@ class Keys:
             return hit[0]
         return None
 
-    async def check(self, authorization: str, permission: Permission) -> Key:
-        """The caller of `Authorization: Bearer adj_…`. Raises Unauthenticated, Forbidden."""
+    async def check(self, authorization: str, permission: Permission, *, remedy: str = "") -> Key:
+        """The caller of `Authorization: Bearer adj_…`. `remedy`: what to do where it may not, if not to use a key that
+        may. Raises Unauthenticated, Forbidden."""
         key = self.known(authorization, permission) or await self._look_up(authorization)
         if not key.may(permission):
             raise Forbidden(
                 f"key {key.id} has the role {key.role}, which lacks {permission}; "
-                f"use a key with the role {' or '.join(roles_with(permission))}"
+                + (remedy or f"use a key with the role {' or '.join(roles_with(permission))}")
             )
         return key
 
