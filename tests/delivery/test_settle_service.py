@@ -10,16 +10,17 @@ import pytest
 
 from adjourn.delivery.records import Record
 from adjourn.delivery.settle import Settlement, merged
-from adjourn.delivery.settle_service import UNSETTLED_EVENTS_MAX, Settler
+from adjourn.delivery.settle_service import UNSETTLED_BYTES_MAX, UNSETTLED_EVENTS_MAX, Settler
 from adjourn.errors import Unavailable
+from adjourn.events import StoredEvent
 
 
-def stretch(first: int, count: int = 1, **more: Any) -> Settlement:
+def stretch(first: int, count: int = 1, delivered: Sequence[StoredEvent] = (), **more: Any) -> Settlement:
     return Settlement(
         partition=0,
         first_offset=first,
         next_offset=first + count,
-        delivered=[],
+        delivered=delivered,
         held=[],
         counts={"delivered": count},
         records=[Record("d", 0, first, first + count, 1, 1000, 1001, b"d" * count)],
@@ -84,6 +85,26 @@ def test_a_bound_makes_sending_wait() -> None:
         await adding
         await settler.settled()
         assert spans(slow.settled)[-1][1] == UNSETTLED_EVENTS_MAX + 2
+
+    run(go)
+
+
+def test_large_events_wait_in_bounded_memory() -> None:
+    """While the database stands still, few large events are unsettled, however many small ones may be."""
+
+    async def go() -> None:
+        slow = Slow(open_=False)
+        settler = Settler(slow)
+        large = StoredEvent(0, 0, "org", b"x" * (UNSETTLED_BYTES_MAX // 4), 1, None, "")
+        for offset in range(5):
+            await settler.add(stretch(offset, delivered=[large]))
+        adding = asyncio.create_task(settler.add(stretch(5, delivered=[large])))
+        await asyncio.sleep(0.05)
+        assert not adding.done()
+        slow.gate.set()
+        await adding
+        await settler.settled()
+        assert spans(slow.settled)[-1][1] == 6
 
     run(go)
 

@@ -12,6 +12,8 @@ GATHER_S = 0.02
 """A transaction costs about what ten deliveries do, and nobody waits for it."""
 UNSETTLED_EVENTS_MAX = 2_000
 """So many, and the stretch that is being sent, are sent again after a crash."""
+UNSETTLED_BYTES_MAX = 8 * 1024 * 1024
+"""Of bodies; else 2,000 large events would wait in memory for a database that stands still."""
 
 
 class Settler:
@@ -22,21 +24,30 @@ class Settler:
         self._settle = settle
         self._waiting: deque[Settlement] = deque()
         self._count = 0
+        self._bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()
 
     async def add(self, done: Settlement) -> None:
         """Wait until few enough events are unsettled, and let this one be settled next. Raises what settling raised."""
-        await self.settled(UNSETTLED_EVENTS_MAX)
+        await self._until(lambda: not self._full)
         self._waiting.append(done)
         self._count += done.next_offset - done.first_offset
+        self._bytes += _bytes(done)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
-    async def settled(self, left_max: int = 0) -> None:
-        """Wait until no more than so many events are unsettled. Raises what settling raised."""
+    async def settled(self) -> None:
+        """Wait until all is settled. Raises what settling raised."""
+        await self._until(lambda: not self._count)
+
+    @property
+    def _full(self) -> bool:
+        return self._count > UNSETTLED_EVENTS_MAX or self._bytes > UNSETTLED_BYTES_MAX
+
+    async def _until(self, so: Callable[[], bool]) -> None:
         self.check()
-        while self._count > left_max:
+        while not so():
             self._progress.clear()
             await self._progress.wait()
             self.check()
@@ -57,7 +68,7 @@ class Settler:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                if self._count <= UNSETTLED_EVENTS_MAX:
+                if not self._full:
                     await asyncio.sleep(GATHER_S)
                 if not self._waiting:
                     return
@@ -65,6 +76,11 @@ class Settler:
                 self._waiting.clear()
                 await self._settle(several)
                 self._count -= several.next_offset - several.first_offset
+                self._bytes -= _bytes(several)
                 self._progress.set()
         finally:
             self._progress.set()
+
+
+def _bytes(done: Settlement) -> int:
+    return sum([len(one.body) for one in done.delivered]) + sum([len(one.body) for one in done.held])
