@@ -60,3 +60,24 @@ def test_a_probe_that_ends_without_a_word_lets_the_next_one_go(ending: str) -> N
             assert await waiting
 
     asyncio.run(run())
+
+
+def test_an_event_is_timed_when_it_is_taken() -> None:
+    """The latency is there when the destination has answered, of what it took alone; settling comes later."""
+
+    async def run() -> None:
+        events = tuple(StoredEvent(0, n, "default", b'{"session":{"session_id":"s"}}', 1, None, "") for n in range(3))
+        channel = Channel(name="a", type="logfile", destination=Refusing())
+        sender = Sender(channel, SystemClock(), on_gone=lambda name, reason: None)
+        await sender.send(Batch("a/0/0-3", events))
+        assert sender.stats.latency.count == 2
+        assert sender.stats.latency.mean_ms() > 1_000_000
+
+    asyncio.run(run())
+
+
+class Refusing(Hanging):
+    """Does not take the second event."""
+
+    async def send(self, batch: Batch) -> Sequence[Refusal]:
+        return [Refusal(1, "bad", "never")]

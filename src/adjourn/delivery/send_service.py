@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -75,7 +76,15 @@ class Sender:
         self.gate.taken()
         self.stats.waiting = self.gate.waiting
         self._wake()
+        self._time(batch, refused)
         return refused
+
+    def _time(self, batch: Batch, refused: Sequence[Refusal]) -> None:
+        """Now, when it was taken: settling it takes longer, and nobody waits for that."""
+        now_ms, not_taken = self._clock.wall_ms(), {refusal.index for refusal in refused}
+        received = Counter([event.received_ms for i, event in enumerate(batch.events) if i not in not_taken])
+        for received_ms, count in received.items():
+            self.stats.latency.add(now_ms - received_ms, count)
 
     def _traced(self, batch: Batch) -> AbstractContextManager[None]:
         first, last = batch.events[0], batch.events[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -358,8 +357,5 @@ class Delivery:
         stats = self._senders[name].stats
         stats.success += len(delivered)
         stats.failure += dead
-        now_ms = self._clock.wall_ms()
-        for received_ms, count in Counter([event.received_ms for event in delivered]).items():
-            stats.latency.add(now_ms - received_ms, count)
         if self._on_delivered is not None and delivered:
             self._on_delivered(delivered)
