@@ -10,6 +10,7 @@ import pytest
 from tests.delivery.scripted import Judging, Scripted, Slow, called, delivering, put, put_events, reload, settled
 
 import adjourn.delivery.service
+from adjourn.delivery import follow_service
 from adjourn.delivery.send_service import Sender
 from adjourn.destination import Refusal
 from adjourn.errors import DestinationOutage, Unavailable
@@ -344,5 +345,25 @@ def test_a_node_that_is_closed_while_it_reloads_leaves_nothing_running(
                 await reload(node, batch_size=8)
             assert node.delivery.stats["scripted"].sent == 1
         assert lease(tmp_path)[0] == ""
+
+    asyncio.run(run())
+
+
+def test_what_is_not_at_hand_any_more_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was appended while another event was being sent is delivered although memory has let go of it, and nothing
+    else is appended."""
+    monkeypatch.setattr(follow_service, "POLL_S", 3600.0)
+
+    async def run() -> None:
+        destination = Slow()
+        async with delivering(tmp_path, monkeypatch, destination, batch_size=1) as node:
+            await put(node, 1)
+            await called(destination)
+            await put(node, 2, start=1)
+            await node.log.retain(age_ms_max=10**12, bytes_max=None)
+            assert node.log.at_hand(0, 1) is None
+            destination.go.set()
+            await settled(node)
+        assert destination.taken == ["s0", "s1", "s2"]
 
     asyncio.run(run())

@@ -106,18 +106,18 @@ class Follower:
             await settler.close()
 
     async def _flow_from(self, cursor: int, settler: Settler) -> None:
-        look = True
+        known: int | None = None  # all of which was at hand, and has been dealt with
         while not self._sender.stopping.is_set():
             seen = self._log.appended
             found = self._log.at_hand(self._partition, cursor)
             if found is not None:
-                look = False
-            elif look:
+                known = seen
+            elif known != seen:
                 found = await self._log.read(self._partition, cursor, count=self._channel.batch_size)
             if found is None or found.next_offset == cursor:
                 settler.check()
                 await self._await_more(seen)
-                look = True  # others may have appended, too
+                known = None  # others may have appended, too
                 continue
             for piece in pieces(found, cursor, self._channel.batch_size):
                 crowded = self._in_hand() >= BUSY_EVENTS
