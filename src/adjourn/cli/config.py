@@ -22,8 +22,8 @@ def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The settings file.")],
     assignments: Assignments = None,
 ) -> None:
-    """Check a settings file, with the environment over it: every problem at once, each with its line, filters and
-    transforms included. Exit code 1 if there is any; nothing is started, created or connected to."""
+    """Check a settings file, with the environment over it: every problem at once, each with its line; where there is
+    none, filters and transforms too. Exit code 1 if there is any; nothing is started, created or connected to."""
     try:
         problems = _problems_of(load_settings(file, assignments))
     except ConfigInvalid as error:
