@@ -126,6 +126,7 @@ class Node:
             window_memory_bytes=settings.validation.dedupe_memory_mb * MB,
             clock=self.clock,
             on_commit=self.log.announce,
+            on_discard=self.log.distrust,
         )
         self._opened = True
         await self.database.open(self.appender)

@@ -10,6 +10,7 @@ import pytest
 from tests.delivery.scripted import Judging, Scripted, Slow, called, delivering, put, put_events, reload, settled
 
 import adjourn.delivery.service
+from adjourn.database import Tx
 from adjourn.delivery import follow_service
 from adjourn.delivery.send_service import Sender
 from adjourn.destination import Refusal
@@ -365,5 +366,33 @@ def test_what_is_not_at_hand_any_more_is_read_at_once(tmp_path: Path, monkeypatc
             destination.go.set()
             await settled(node)
         assert destination.taken == ["s0", "s1", "s2"]
+
+    asyncio.run(run())
+
+
+def test_what_comes_after_lost_commits_is_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that crashed and lost what it had acknowledged last (`synchronous_commit` off) may lose that, but
+    nothing that is captured later: no cursor is moved past the end of the log."""
+
+    def crash(tx: Tx) -> None:
+        tx.run("DELETE FROM log_blocks")
+        tx.run("UPDATE log_heads SET next_offset = 0")
+
+    async def run() -> None:
+        destination = Slow()
+        async with delivering(tmp_path, monkeypatch, destination) as node:
+            await put(node, 3)
+            await called(destination)
+            await node.database.write(crash)
+            node.appender.discarded(0)
+            destination.go.set()
+            async with asyncio.timeout(20):
+                while "lost" not in node.delivery.stats["scripted"].waiting:
+                    await asyncio.sleep(0.01)
+            after = await put(node, 3, start=10)
+            await settled(node)
+            assert destination.taken[-3:] == after
+            (balance,) = await node.delivery.balances()
+            assert (balance.captured, balance.delivered, balance.difference) == (3, 3, 0)
 
     asyncio.run(run())

@@ -39,6 +39,7 @@ class LogRig(DatabaseRig):
             window_memory_bytes=window_memory_bytes,
             clock=clock,
             on_commit=log.announce,
+            on_discard=log.distrust,
         )
         await database.open(appender)
 

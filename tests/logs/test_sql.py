@@ -112,3 +112,19 @@ def test_an_arrival_wakes_its_waiters(kind: str, tmp_path: Path) -> None:
         await rig.shut(node)
 
     asyncio.run(run())
+
+
+def test_nothing_is_at_hand_after_a_transaction_that_failed(tmp_path: Path) -> None:
+    """Where a lane lost its transaction, what was committed before is read from the database again, not from memory."""
+
+    async def run() -> None:
+        rig = LogRig("sqlite", tmp_path)
+        node = await rig.open(clock := ManualClock())
+        await append(node, clock, *[event(f"e{number}") for number in range(3)])
+        assert node.log.at_hand(0, 0) is not None
+        node.appender.discarded(0)
+        assert node.log.at_hand(0, 0) is None
+        assert len((await node.log.read(0, 0, count=10)).events) == 3
+        await rig.shut(node)
+
+    asyncio.run(run())

@@ -40,7 +40,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Superseded(Exception):
-    """What was to be settled has been settled already: by a write whose outcome was not known."""
+    """What was to be settled has been settled already, by a write whose outcome was not known; or the log does not have
+    it any more, since the database lost its last commits."""
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -155,17 +156,22 @@ def settle(tx: Tx, log: Log, name: str, settlement: Settlement, last: Record | N
 
 
 def _moved_to(tx: Tx, name: str, settlement: Settlement) -> int:
-    """Where the cursor is: at the beginning of the stretch, or farther, but no farther than retention has deleted."""
-    lock = "" if tx.dialect == "sqlite" else " FOR UPDATE"  # retention moves it, maybe on another node
+    """Where the cursor is: at the beginning of the stretch, or farther, but no farther than retention has deleted. It
+    must not pass the head: what is appended there later would be skipped."""
+    lock = "" if tx.dialect == "sqlite" else " FOR UPDATE OF c"  # retention moves it, maybe on another node
     rows = tx.rows(
-        f"SELECT next_offset FROM cursors WHERE consumer = ? AND partition = ?{lock}",
+        "SELECT c.next_offset, h.tail_offset, h.next_offset FROM cursors c "
+        f"JOIN log_heads h ON h.partition = c.partition WHERE c.consumer = ? AND c.partition = ?{lock}",
         (consumer_of(name), settlement.partition),
     )
-    cursor = int(rows[0][0] or 0) if rows else settlement.first_offset
+    if not rows:
+        return settlement.first_offset
+    cursor, tail, head = [int(value or 0) for value in rows[0]]
+    if settlement.next_offset > head:
+        raise Superseded(f"the log ends at {head}: what '{name}' was sent up to {settlement.next_offset} is lost")
     if cursor == settlement.first_offset:
         return cursor
-    tail = tx.rows("SELECT tail_offset FROM log_heads WHERE partition = ?", (settlement.partition,))[0][0]
-    if not settlement.first_offset < cursor <= int(tail or 0):
+    if not settlement.first_offset < cursor <= tail:
         raise Superseded(f"the cursor of '{name}' is at {cursor} and not at {settlement.first_offset} any more")
     return cursor
 

@@ -62,13 +62,16 @@ class SqlAppender:
         window_memory_bytes: int,
         clock: Clock,
         on_commit: OnCommit,
+        on_discard: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_discard`: a transaction failed, maybe with its connection, and what was committed before may be gone."""
         self._judge = judge
         self._keep = keep
         self._window_s = window_s
         self._window_memory_bytes = window_memory_bytes
         self._clock = clock
         self._on_commit = on_commit
+        self._on_discard = on_discard
         self._windows: dict[int, Window] = {}
         self._staged: dict[int, tuple[int, Sequence[Record]]] = {}
 
@@ -103,6 +106,7 @@ class SqlAppender:
     def discarded(self, partition: int) -> None:
         self._staged.pop(partition, None)
         self._window(partition).discard()
+        self._on_discard()
 
     def window_stats(self) -> list[WindowStats]:
         return [window.stats() for window in list(self._windows.values())]

@@ -107,6 +107,11 @@ class SqlLog:
             except RuntimeError:  # that loop is closed, and so is whoever waited in it
                 continue
 
+    def distrust(self) -> None:
+        """Called by lanes whose transaction failed: a server that crashed with `synchronous_commit` off has lost what
+        it said was committed, and from memory none of that must go out as if it were still there."""
+        self._fresh.clear()
+
     async def retain(self, *, age_ms_max: int | None, bytes_max: int | None) -> int:
         self._fresh.clear()  # what is deleted is not at hand
         return await upkeep.retain(self._database, self._clock, age_ms_max=age_ms_max, bytes_max=bytes_max)
