@@ -108,7 +108,10 @@ def redrive(
     count, full = asyncio.run(_deal(load_settings(config, assignments), "redrive", letter_id, wanted, expression))
     note(f"{count} given back; a running server delivers them")
     if full:
-        note("a destination has as many to try again as may be at once; give it the rest later, by the same command")
+        note(
+            "a destination has as many to try again as may be at once; give it the rest later, by the same command; "
+            "until then, --destination gives others theirs"
+        )
 
 
 @app.command("discard")
