@@ -14,7 +14,8 @@ DASHES: Final = "\u2010-\u2015\u2212-"
 _DIGITS: Final = re.compile(rf"[0-9]{{3,}}+(?:[{SPACES}.{DASHES}][0-9]{{3,}}+)*+")
 _GROUP: Final = re.compile(r"[0-9]++")
 _WORD: Final = re.compile(r"\w")
-_FRACTION: Final = re.compile(r"[0-9][.,]")
+_FRACTION: Final = re.compile(r"[0-9]\.\Z|(?<![0-9])0,\Z")
+"""What stands before its digits. A comma behind other numbers is mostly that of a table's row."""
 _UUID: Final = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?![0-9A-Fa-f])")
 _UUID_LENGTH: Final = 36
 _DIGITS_MIN, _DIGITS_MAX = 13, 19
@@ -46,9 +47,8 @@ def _in_run(match: re.Match[str], shown: Callable[[str], str]) -> str:
     if len(run) < _DIGITS_MIN:
         return run
     groups = [group.span() for group in _GROUP.finditer(run)]
-    if _WORD.match(text[max(0, match.start() - 1) : match.start()]) or _FRACTION.match(
-        text[max(0, match.start() - 2) : match.start()]
-    ):
+    before = text[max(0, match.start() - 3) : match.start()]
+    if _WORD.match(before[-1:]) or _FRACTION.search(before):
         groups = groups[1:]
     if _WORD.match(text[match.end() : match.end() + 1]):
         groups = groups[:-1]
