@@ -143,6 +143,32 @@ def test_what_a_killed_node_noted_ends_although_nobody_delivers_there_any_more(t
     asyncio.run(main())
 
 
+WELL = """
+def run(argument, pipe):
+    async def main():
+        async with Node(settings) as node:
+            while not (await node.delivery.standings())[0].running:
+                await asyncio.sleep(0.01)
+            os.write(pipe, b"running\\n")
+            await asyncio.sleep(3600)
+    asyncio.run(main())
+"""
+
+
+def test_what_a_killed_node_delivered_to_is_not_running_any_more(tmp_path: Path) -> None:
+    """It is killed while all is well, and the next one has the destination disabled: nobody delivers there."""
+    destination = {"type": "logfile", "name": "well", "log_path": str(tmp_path / "out.jsonl")}
+    mapped = mapping(tmp_path, routing={"destinations": [destination]})
+    with Nursery(WELL, mapped) as nursery:
+        assert nursery.kill_one(after_s=0.0, once_it_spoke=True) == (True, ["running"])
+
+    async def main() -> None:
+        async with Node(disabled(Node(settings_of(mapped)))) as node:
+            assert (await until(node, lambda it: not it.running)).waiting == ""
+
+    asyncio.run(main())
+
+
 def test_a_destination_that_is_forgotten_is_not_away(tmp_path: Path) -> None:
     """With it goes what a node that was killed had noted, also where no node runs any more."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -17,7 +18,7 @@ from adjourn.delivery.held import waiting
 from adjourn.delivery.known import Register, forget, register_all
 from adjourn.delivery.latency import Latency
 from adjourn.delivery.send_service import Sender
-from adjourn.delivery.standing import Standing, lease_of, note_outage, outages
+from adjourn.delivery.standing import Standing, lease_of, led, note_outage, outages
 from adjourn.delivery.standing_service import Standings
 from adjourn.errors import AdjournError, ConfigInvalid, Fenced, Unavailable
 from adjourn.eventlog import get_logger
@@ -28,6 +29,8 @@ from adjourn.tracing import OFF, Tracing
 _log = get_logger("adjourn.delivery")
 
 PAUSES_EVERY_S = 1.0
+ABANDONED_EVERY = 5
+"""Looks at the pauses for one at what killed nodes have left."""
 GIVE_BACK_S_MAX = 5.0
 """Beyond the time that a stop may take; a lease that is not given back ends by itself."""
 
@@ -288,12 +291,13 @@ class Delivery:
 
     async def _govern(self) -> None:
         """See what other nodes and commands have paused and resumed, and let them see what is away."""
-        while True:
+        for turn in itertools.count():
             await asyncio.sleep(PAUSES_EVERY_S)
             try:
                 await self._see_pauses()
                 await self._note_outages()
-                await self._end_abandoned_outages()
+                if turn % ABANDONED_EVERY == 0:
+                    await self._end_abandoned()
             except AdjournError:
                 continue  # the database is away, and with it every delivery
             except Exception:  # a defect of ours: pauses are seen all the same
@@ -313,13 +317,14 @@ class Delivery:
         now_ms, fence = self._clock.wall_ms(), Fence(lease.name, lease.epoch)
         await self._database.write(note_outage, name, reason, now_ms, fence=fence)
 
-    async def _end_abandoned_outages(self) -> None:
-        """A node that was killed leaves what it noted. Where another delivers now, that one sees to it; where nobody
-        does any more, it would stay for ever."""
+    async def _end_abandoned(self) -> None:
+        """A node that was killed leaves its leases and what it noted. Where another delivers now, that one sees to it;
+        where nobody does any more, it would be said for ever that somebody does."""
         if self._changing.locked():
             return
         async with self._changing:  # nothing is started meanwhile that would take the same lease
-            for name in sorted((await self._database.read(outages)).keys() - self._senders.keys()):
+            left = await self._database.read(led) | (await self._database.read(outages)).keys()
+            for name in sorted(left - self._senders.keys()):
                 lease = await self._leases.take(lease_of(name))
                 if lease is not None:
                     await self._give_back(name, lease)

@@ -33,9 +33,18 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         return self.outage if self.paused is None else f"paused: {self.paused}"
 
 
+_LEASE_PREFIX = "deliver/"
+
+
 def lease_of(destination: str) -> str:
     """The lease that a node holds while it delivers there."""
-    return f"deliver/{destination}"
+    return _LEASE_PREFIX + destination
+
+
+def led(reader: Reader) -> set[str]:
+    """Destinations that a node delivers to, or did when it was killed."""
+    names = [str(name) for (name,) in reader.rows("SELECT name FROM leases WHERE owner <> ''")]
+    return {name.removeprefix(_LEASE_PREFIX) for name in names if name.startswith(_LEASE_PREFIX)}
 
 
 def standings(reader: Reader) -> list[Standing]:
@@ -48,7 +57,7 @@ def standings(reader: Reader) -> list[Standing]:
     }
     away = outages(reader)
     paused = pauses.paused(reader)
-    led = {str(name) for (name,) in reader.rows("SELECT name FROM leases WHERE owner <> ''")}
+    running = led(reader)
     behind: dict[str, list[tuple[int, int]]] = {}
     for consumer, partition, position in reader.rows(
         "SELECT consumer, cursors.partition, cursors.next_offset FROM cursors "
@@ -60,7 +69,7 @@ def standings(reader: Reader) -> list[Standing]:
     return [
         Standing(
             balance=balance,
-            running=lease_of(balance.destination) in led,
+            running=balance.destination in running,
             parked=parked.get(balance.destination, (0, 0))[0],
             paused=paused.get(balance.destination),
             outage=away.get(balance.destination, ("", 0))[0],
