@@ -150,3 +150,19 @@ def prints(path: str, source: str) -> list[str]:
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
+
+
+def untyped(path: str, source: str) -> list[str]:
+    """Types are worked out in `adjourn.typed`, one thread at a time. `path` is relative to src/adjourn."""
+    if path == "typed.py":
+        return []
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return [
+        f"{path}:{call.lineno} two threads that use a type for the first time crash msgspec: use adjourn.typed"
+        for call in calls
+        if ast.unparse(call.func) == "msgspec.convert"
+        or (
+            ast.unparse(call.func) in ("msgspec.json.decode", "msgspec.msgpack.decode")
+            and any(k.arg == "type" and isinstance(k.value, ast.Name) and k.value.id != "str" for k in call.keywords)
+        )
+    ]

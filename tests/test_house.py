@@ -100,6 +100,11 @@ def test_only_the_command_line_prints() -> None:
     judge(house.prints, texts(PACKAGE))
 
 
+def test_types_are_worked_out_in_one_place() -> None:
+    """msgspec's first use of a type is left to adjourn.typed."""
+    judge(house.untyped, texts(PACKAGE))
+
+
 SKELETON = (
     "database.py", "log.py", "destination.py", "databases/sqlite.py", "completion/service.py",
     "runtime.py", "http/app.py", "cli.py", "testing/faults.py",
@@ -225,6 +230,8 @@ WIDE = "class P(Protocol):\n" + "".join(f"    def m{n}(self) -> None: ...\n" for
             "x = 1  # pragma: no cover - runs on Windows only",
         ),
         (house.prints, "runtime.py", "print(1)", "log.info('one')"),
+        (house.untyped, "a.py", "msgspec.convert(row, Key)", "typed.convert(row, Key)"),
+        (house.untyped, "a.py", "msgspec.json.decode(x, type=Key)", "msgspec.json.decode(x, type=dict[str, int])"),
     ],
 )
 def test_each_rule_bites(rule: Callable[[str, str], list[str]], path: str, bad: str, good: str) -> None:

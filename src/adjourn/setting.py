@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from adjourn.secret import Secret, mask, mask_header
+from adjourn.typed import convert
 
 # The upper bound is that of PostgreSQL's timeouts, and far above any value that makes sense.
 Count = Annotated[int, Meta(ge=1, le=2_147_483_647, description="a whole number from 1 to 2147483647")]
@@ -87,7 +88,7 @@ class Leaf(msgspec.Struct, frozen=True):
         elif isinstance(value, float) and not math.isfinite(value):  # NaN passes every bound
             ok = False
         else:
-            return cast("object", msgspec.convert(value, self.type))
+            return convert(value, cast("type[object]", self.type))
         if not ok:
             raise ValueError
         return cast("object", value)

@@ -15,6 +15,7 @@ import typer
 from adjourn.cli.options import Assignments, ConfigFile, load_settings
 from adjourn.cli.output import note, printable
 from adjourn.errors import AdjournError, Unauthenticated, Unavailable
+from adjourn.typed import convert, decoder
 
 if TYPE_CHECKING:
     from adjourn.settings import Settings
@@ -83,7 +84,7 @@ async def _of_database(
     def rendered(item: Item) -> bytes | _Gap:
         if isinstance(item.what, StoredEvent):
             return msgspec.json.encode(StreamedEvent.of(item.what))
-        return msgspec.convert(item.what, _Gap, from_attributes=True)
+        return convert(item.what, _Gap, from_attributes=True)
 
     wanted = shaping_of(filter=expression, transform="")
     async with opened(settings) as database:
@@ -131,7 +132,7 @@ async def _of_server(url: str, expression: str, since: str) -> AsyncGenerator[Se
                         elif name == "event":
                             kind = value
                         elif name == "data":
-                            yield [msgspec.json.decode(value, type=_Gap) if kind == "gap" else value.encode()]
+                            yield [decoder(_Gap).decode(value) if kind == "gap" else value.encode()]
                             kind = ""
                         else:
                             yield []
@@ -168,7 +169,7 @@ def _print(one: bytes | _Gap, as_json: bool) -> None:
     elif as_json:
         sys.stdout.write(one.decode() + "\n")
     else:
-        sys.stdout.write(line_of(msgspec.json.decode(one, type=_Seen)) + "\n")
+        sys.stdout.write(line_of(decoder(_Seen).decode(one)) + "\n")
 
 
 class _Seen(msgspec.Struct):

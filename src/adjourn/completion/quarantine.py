@@ -10,6 +10,7 @@ import msgspec
 
 from adjourn.database import Reader, Row, Tx
 from adjourn.errors import NotFound
+from adjourn.typed import convert
 
 State = Literal["held", "accepted"]
 
@@ -91,4 +92,4 @@ def held(reader: Reader) -> int:
 
 
 def _entry(row: Row) -> Quarantined:
-    return msgspec.convert(row, Quarantined)
+    return convert(row, Quarantined)

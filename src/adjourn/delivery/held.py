@@ -20,6 +20,7 @@ from adjourn.delivery.conservation import CONSUMER_PREFIX, consumer_of
 from adjourn.delivery.records import Record
 from adjourn.errors import NotFound
 from adjourn.events import StoredEvent
+from adjourn.typed import convert
 
 State = Literal["parked", "dead"]
 
@@ -107,7 +108,7 @@ def parked(reader: Reader, destination: str, partition: int) -> list[Parked]:
         "WHERE destination = ? AND state = 'parked' AND partition = ? ORDER BY event_offset",
         (destination, partition),
     )
-    return [msgspec.convert(row, Parked) for row in rows]
+    return [convert(row, Parked) for row in rows]
 
 
 def waiting(reader: Reader, destination: str) -> bool:
@@ -274,4 +275,4 @@ def _parsed(letter_id: str) -> tuple[str, int, int] | None:
 
 
 def _held(row: Row) -> Held:
-    return msgspec.convert(row, Held)
+    return convert(row, Held)

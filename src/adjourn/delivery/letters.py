@@ -11,6 +11,7 @@ import msgspec
 from adjourn.database import Reader, Value
 from adjourn.delivery.held import Held, at_places
 from adjourn.errors import BodyInvalid
+from adjourn.typed import convert
 
 _TEXT = re.compile(r"(-?[0-9]{1,18}):([^:]+):([0-9]{1,9}):([0-9]{1,18})")
 
@@ -75,7 +76,7 @@ def look(
         f"SELECT {place}, CASE WHEN {fits} THEN 1 ELSE 0 END FROM held_events WHERE {where} ORDER BY {order} LIMIT ?",
         (*more, *params, limit),
     )
-    examined = [(msgspec.convert(row[:4], Place), row[4]) for row in rows]
+    examined = [(convert(row[:4], Place), row[4]) for row in rows]
     return Looked([one for one, fit in examined if fit], examined[-1][0] if len(rows) == limit else None)
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from adjourn.database import Reader, Tx
 from adjourn.delivery import fates
+from adjourn.typed import convert
 
 JOIN_MS = 1_000
 JOIN_BYTES = 2_000
@@ -85,7 +86,7 @@ def of_event(reader: Reader, destination: str, partition: int, offset: int) -> R
         "AND next_offset > ? ORDER BY first_offset DESC, next_offset LIMIT 1",
         (destination, partition, offset, offset - REACH_EVENTS, offset),
     )
-    return msgspec.convert(rows[0], Record) if rows else None
+    return convert(rows[0], Record) if rows else None
 
 
 def forget_retained(tx: Tx) -> int:

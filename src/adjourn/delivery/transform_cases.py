@@ -17,6 +17,7 @@ from adjourn.delivery.transform import shaping_of
 from adjourn.errors import ConfigInvalid, ShapingFailed
 from adjourn.events import StoredEvent, decode_completion, decode_identity
 from adjourn.prices import nanousd_of
+from adjourn.typed import convert
 from adjourn.yamltext import parse_yaml
 
 FILTERED, UNCHANGED, FAILED = "filtered", "unchanged", "failed"
@@ -86,7 +87,7 @@ def read_cases(text: str, source: str) -> list[Case]:
     """Raises ConfigInvalid."""
     value, _ = parse_yaml(text, source)
     try:
-        file = msgspec.convert(value, _File)
+        file = convert(value, _File)
     except msgspec.ValidationError as error:
         remedy = "give cases: a list of {name, event, expect}, each with a filter or transform of its own if need be"
         raise ConfigInvalid(f"{source}: {error}; {remedy}", path=source) from None

@@ -14,6 +14,7 @@ import msgspec
 from adjourn.destinations.outbound_lanes import Item
 from adjourn.destinations.webhook_bodies import item_of as whole_item
 from adjourn.events import Completion, StoredEvent, decode_completion
+from adjourn.typed import decoder
 from adjourn.version import __version__
 
 GEN_AI_VERSION = 1
@@ -71,7 +72,7 @@ class _Answer(msgspec.Struct, rename="camel"):
 def rejected(answer: bytes) -> tuple[int, str]:
     """How many of the records were not taken, and why; an answer that cannot be read says nothing of the kind."""
     try:
-        told = msgspec.json.decode(answer, type=_Answer).partial_success
+        told = decoder(_Answer).decode(answer).partial_success
         return (0, "") if told is None else (int(told.rejected_log_records), told.error_message)
     except ValueError:  # msgspec.DecodeError is one
         return 0, ""

@@ -17,6 +17,7 @@ from adjourn.http.auth import caller_of, node_of, requires
 from adjourn.sessions.answers import Ended
 from adjourn.sessions.service import ATTEMPT_MAX
 from adjourn.sessions.watch import Begin, Complete, Heartbeat, Key, State, Watched
+from adjourn.typed import decoder
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ async def list_sessions(
 def _body(body: bytes, kind: type[T]) -> T:
     """Not by the framework, which would write numbers anew: they are kept as they came. No body is an empty one."""
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        return decoder(kind).decode(body or b"{}")
     except msgspec.DecodeError as error:
         fact, _, place = str(error).partition(" - at `$.")
         path = place.rstrip("`")

@@ -15,6 +15,7 @@ from adjourn.errors import BlockCorrupt
 from adjourn.events import Record, StoredEvent
 from adjourn.logs import block as blocks
 from adjourn.logs.window import Window, WindowStats
+from adjourn.typed import convert
 
 Judge = Callable[[Record, StoredEvent], Verdict]
 """Given a new event and the one that holds its identity: `accepted` means that only their hashes collide."""
@@ -285,7 +286,7 @@ def _block_of(tx: Tx, partition: int, offset: int) -> tuple[int, list[StoredEven
 def as_block(row: Row) -> blocks.Block:
     """Raises BlockCorrupt for values that no block can have (SQLite keeps any type in any column)."""
     try:
-        return msgspec.convert(row, blocks.Block, strict=True)
+        return convert(row, blocks.Block)
     except msgspec.ValidationError as error:
         raise BlockCorrupt(f"block {row[0]}/{row[1]} is damaged: {error}") from error
 

@@ -16,6 +16,7 @@ from adjourn import errors
 from adjourn.errors import AdjournError, BodyInvalid, ConfigInvalid, EventInvalid, Unavailable
 from adjourn.sdk.models import ProblemAnswer, SendAnswer
 from adjourn.secret import Secret, mask
+from adjourn.typed import decoder
 from adjourn.version import __version__
 
 T = TypeVar("T")
@@ -185,7 +186,7 @@ def decode(server: Server, answer: Answer, kind: type[T]) -> T:
     if not answer.is_json:
         raise _not_adjourn(server, answer, _described(answer))
     try:
-        return msgspec.json.decode(answer.body, type=kind)
+        return decoder(kind).decode(answer.body)
     except msgspec.DecodeError as error:
         raise _not_adjourn(server, answer, f"JSON of another form: {error}") from None
 
@@ -221,7 +222,7 @@ def refusal(server: Server, answer: Answer, now_ms: int) -> AdjournError:
 
 def _problem(answer: Answer) -> ProblemAnswer:
     try:
-        return msgspec.json.decode(answer.body, type=ProblemAnswer) if answer.is_json else ProblemAnswer()
+        return decoder(ProblemAnswer).decode(answer.body) if answer.is_json else ProblemAnswer()
     except msgspec.DecodeError:
         return ProblemAnswer()
 

@@ -11,6 +11,7 @@ import msgspec
 from adjourn.database import Reader, Row, Tx
 from adjourn.errors import ConfigInvalid, NotFound
 from adjourn.security.roles import MAY, Permission, Role
+from adjourn.typed import convert
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -88,7 +89,7 @@ def revoke(tx: Tx, key_id: str, tenant: str | None, now_ms: int) -> None:
 
 
 def _key(row: Row) -> Key:
-    return msgspec.convert(
+    return convert(
         {"id": row[0], "tenant": row[1], "name": row[2], "role": row[3], "created_ms": row[4], "revoked_ms": row[5]},
         Key,
     )

@@ -9,6 +9,7 @@ import msgspec
 
 from adjourn.database import Reader, Row, Tx, Value
 from adjourn.sessions.watch import Key, Sighting, State, Watched, before
+from adjourn.typed import convert
 
 BEATS_PER_STATEMENT = 500
 FORGET_PER_WRITE = 1000
@@ -172,4 +173,4 @@ def _key(row: Row) -> Key:
 
 
 def _watched(row: Row) -> Watched:
-    return msgspec.convert(dict(zip(_NAMES, row, strict=True)), Watched)
+    return convert(dict(zip(_NAMES, row, strict=True)), Watched)
