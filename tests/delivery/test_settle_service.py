@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.delivery.scripted import Scripted, delivering, put, settled
 
+from adjourn.database import Tx
 from adjourn.delivery.records import Record
 from adjourn.delivery.settle import Settlement, merged
 from adjourn.delivery.settle_service import UNSETTLED_BYTES_MAX, UNSETTLED_EVENTS_MAX, Settler
@@ -157,3 +160,30 @@ def test_a_merged_settlement_is_the_sum_of_its_parts() -> None:
     assert whole.counts == {"delivered": 6}
     assert [(r.first_offset, r.next_offset) for r in whole.records] == [(0, 4), (4, 6)]
     assert whole.records[1] == late
+
+
+def test_little_is_sent_again_while_nothing_can_be_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database refuses to write down what was delivered, one stretch is sent again and again, and not all
+    that may be unsettled; then all of it is delivered."""
+
+    def refuse(tx: Tx) -> None:
+        tx.run("CREATE TRIGGER full BEFORE UPDATE ON cursors BEGIN SELECT RAISE(ABORT, 'it is full'); END")
+
+    def allow(tx: Tx) -> None:
+        tx.run("DROP TRIGGER full")
+
+    async def go() -> None:
+        destination = Scripted()
+        async with delivering(tmp_path, monkeypatch, destination, batch_size=1) as node:
+            await node.database.write(refuse)
+            sessions = await put(node, 20)
+            while len(destination.calls) < 3:
+                await asyncio.sleep(0.01)
+            assert set(destination.taken) == {"s0"}
+            await node.database.write(allow)
+            await settled(node)
+            assert list(dict.fromkeys(destination.taken)) == sessions
+            (balance,) = await node.delivery.balances()
+            assert (balance.delivered, balance.difference) == (20, 0)
+
+    run(go)

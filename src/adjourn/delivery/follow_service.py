@@ -95,7 +95,7 @@ class Follower:
         self._parked.begin()
         await self._parked.look()
         cursor = await self._log.cursor(consumer_of(self._channel.name), self._partition)
-        settler = Settler(self._settle)
+        settler = Settler(self._settle, wary=True)
         try:
             await self._flow_from(cursor, settler)
             await settler.settled()

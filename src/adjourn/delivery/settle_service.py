@@ -20,8 +20,11 @@ class Settler:
     """Of one Follower. Whatever waits while a transaction is under way is settled by the next one, all at once: where
     syncing the disk takes longer than sending, sending does not wait for it."""
 
-    def __init__(self, settle: Callable[[Settlement], Awaitable[None]]) -> None:
+    def __init__(self, settle: Callable[[Settlement], Awaitable[None]], *, wary: bool = False) -> None:
+        """`wary`: nothing is sent behind the first stretch before that is settled. While the database takes no writes
+        (its disk is full), one stretch is sent again and again, and not all that may be unsettled."""
         self._settle = settle
+        self._wary = wary
         self._waiting: deque[Settlement] = deque()
         self._count = 0
         self._bytes = 0
@@ -36,6 +39,9 @@ class Settler:
         self._bytes += _bytes(done)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
+        if self._wary:
+            await self.settled()
+            self._wary = False
 
     async def settled(self) -> None:
         """Wait until all is settled. Raises what settling raised."""
