@@ -17,6 +17,7 @@ import msgspec
 
 from adjourn.destination import Batch, Destination
 from adjourn.events import StoredEvent
+from adjourn.typed import decoder
 
 RECEIVED_MS = 1_766_313_045_123
 
@@ -153,7 +154,7 @@ async def resending_changes_nothing(rig: Rig) -> None:
     arrived = list(await rig.arrived())
     if rig.repeats:
         arrived = list(dict.fromkeys(msgspec.json.encode(one) for one in arrived))
-        arrived = [msgspec.json.decode(one, type=Arrived) for one in arrived]
+        arrived = [decoder(Arrived).decode(one) for one in arrived]
     _equal(arrived, [*samples, Sample(5)])
 
 
