@@ -9,8 +9,9 @@ import pytest
 from tests.delivery.scripted import Judging, delivering, put_events, settled
 from tests.faults.rigs import mapping, settings_of, url_of
 
+from adjourn.database import Tx
 from adjourn.delivery import letters_service
-from adjourn.delivery.held import Held
+from adjourn.delivery.held import Held, hold
 from adjourn.delivery.letters import Wanted
 from adjourn.delivery.route import Shapes
 from adjourn.delivery.transform import shaping_of
@@ -171,6 +172,47 @@ def test_a_destination_gets_no_more_back_than_it_may_try_at_once(
             assert (rest.count, rest.full, rest.cursor) == (3, False, "")
             await settled(node)
             assert sorted(destination.passed) == [f"e{number}" for number in range(7)]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("spend_s", [10.0, -1.0])
+def test_a_destination_that_has_enough_does_not_hold_up_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spend_s: float
+) -> None:
+    """Of all letters, those of the others are given back although older ones have to wait; and it is said that some
+    do, at the end, with a cursor by which they are given back later."""
+    monkeypatch.setattr(letters_service, "STEP", 2)
+    monkeypatch.setattr(letters_service, "REDRIVEN_MAX", 2)
+    monkeypatch.setattr(letters_service, "SPEND_S", spend_s)
+
+    def of(name: str, offset: int, *, dead: bool) -> Held:
+        body = b'{"event_id":"e","session":{"session_id":"s"}}'
+        state, died_ms = ("dead", 20 if name == "scripted" else 10) if dead else ("parked", 1)
+        return Held(name, 0, offset, state, "org", "s", "e", 1, None, "", "bad", "why", 1, died_ms, 0, body)
+
+    def fill(tx: Tx) -> None:
+        tx.run("INSERT INTO cursors (consumer, partition, next_offset, live) VALUES ('destination:stuck', 0, 0, 1)")
+        hold(tx, [of("stuck", offset, dead=offset >= 2) for offset in range(7)])
+        hold(tx, [of("scripted", offset, dead=True) for offset in range(2)])
+
+    async def all_of(node: Node, cursor: str) -> letters_service.Dealt:
+        count = 0
+        while True:
+            dealt = await node.dead_letters.redrive_some(Wanted(), cursor=cursor)
+            count, cursor = count + dealt.count, dealt.cursor
+            if dealt.full or not cursor:
+                return letters_service.Dealt(count, cursor, dealt.full)
+
+    async def run() -> None:
+        async with delivering(tmp_path, monkeypatch, Judging(lambda ids: {})) as node:
+            await node.delivery.pause("scripted", "a test")
+            await node.database.write(fill)
+            first = await all_of(node, "")
+            assert (first.count, first.full) == (2, True)
+            assert {one.destination for one in await _all(node, Wanted(), None)} == {"stuck"}
+            monkeypatch.setattr(letters_service, "REDRIVEN_MAX", 100)
+            assert await all_of(node, first.cursor) == letters_service.Dealt(5, "")
 
     asyncio.run(run())
 

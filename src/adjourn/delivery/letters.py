@@ -33,7 +33,8 @@ class Place(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters: every field that is given must fit. Times are when they died."""
+    """Which dead letters: every field that is given must fit. Times are when they died. `besides`: destinations whose
+    are not wanted."""
 
     tenant: str | None = None
     destination: str | None = None
@@ -41,6 +42,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: int | None = None
     until_ms: int | None = None
     event_id: str | None = None
+    besides: tuple[str, ...] | None = None
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -101,6 +103,7 @@ def _rest(wanted: Wanted) -> tuple[str, list[Value]]:
         ("destination = ?", wanted.destination if wanted.tenant is not None else None),
         ("code = ?", wanted.code),
         ("event_id = ?", wanted.event_id),
+        *(("destination <> ?", name) for name in wanted.besides or ()),
     ]
     return _all_of(tests, "1 = 1")
 

@@ -36,8 +36,8 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Dealt(msgspec.Struct, frozen=True):
-    """`cursor`: where to go on; empty when all is done. `full`: as many as may be are waiting at a destination to be
-    tried again; go on when they have been."""
+    """`cursor`: where to go on; empty when all is done. `full`: all is done but what a destination did not get back
+    because as many as may be are waiting there to be tried again; go on when they have been."""
 
     count: int
     cursor: str
@@ -96,8 +96,9 @@ class DeadLetters:
     async def _deal(self, deal: Deal, wanted: Wanted, fits: Shapes | None, cursor: str) -> Dealt:
         until_s = self._clock.monotonic() + SPEND_S
         walk = _Walk(wanted, fits, newest_first=False)
+        left = ""
         if cursor:
-            after, _, last = cursor.partition("~")
+            after, last, left = [*cursor.split("~", 2), "", ""][:3]
             walk.after, walk.last = parse_place(after) if after else None, parse_place(last)
         elif (newest := await self._newest(wanted)) is None:
             return Dealt(0, "")
@@ -105,16 +106,23 @@ class DeadLetters:
             walk.last = newest
         dealt = 0
         while not walk.ended:
-            before = walk.after
             some = await self._step(walk, STEP)
-            if deal is held.redrive and await self._database.read(_full, {one.destination for one in some}):
-                return Dealt(dealt, f"{before or ''}~{walk.last}", full=True)
+            if deal is held.redrive:
+                full = await self._database.read(_full, {one.destination for one in some})
+                if full:  # what others did not take must not wait for it
+                    left = "left"
+                    besides = (*(walk.wanted.besides or ()), *sorted(full))
+                    walk.wanted = msgspec.structs.replace(walk.wanted, besides=besides)
+                    some = [one for one in some if one.destination not in full]
+                    walk.ended = walk.ended or wanted.destination is not None
             if some:
                 ids = [one.id for one in some]
                 dealt += await self._database.write(_deal_with, deal, ids, self._clock.wall_ms())
             if self._clock.monotonic() > until_s:
                 break
-        return Dealt(dealt, "" if walk.ended else f"{walk.after}~{walk.last}")
+        if not walk.ended:
+            return Dealt(dealt, f"{walk.after}~{walk.last}{left and '~'}{left}")
+        return Dealt(dealt, f"~{walk.last}", full=True) if left else Dealt(dealt, "")
 
     async def _newest(self, wanted: Wanted) -> Place | None:
         anything = msgspec.structs.replace(wanted, code=None, event_id=None)
@@ -150,8 +158,8 @@ def _place(one: Held) -> Place:
     return Place(one.held_ms, one.destination, one.partition, one.offset)
 
 
-def _full(reader: Reader, destinations: set[str]) -> bool:
-    return any(held.parked_count(reader, one, REDRIVEN_MAX) >= REDRIVEN_MAX for one in destinations)
+def _full(reader: Reader, destinations: set[str]) -> set[str]:
+    return {one for one in destinations if held.parked_count(reader, one, REDRIVEN_MAX) >= REDRIVEN_MAX}
 
 
 def _deal_with(tx: Tx, deal: Deal, ids: list[str], now_ms: int) -> int:
