@@ -13,6 +13,7 @@ import pytest
 from tests.faults.rigs import mapping, raw, settings_of
 
 from adjourn import channels
+from adjourn.clock import Clock
 from adjourn.delivery.channel import Channel
 from adjourn.destination import Batch, Refusal
 from adjourn.events import decode_identity
@@ -76,7 +77,13 @@ class Judging(Scripted):
 
 @asynccontextmanager
 async def delivering(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, destination: Scripted, *, url: str = "", **channel: object
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    destination: Scripted,
+    *,
+    url: str = "",
+    clock: Clock | None = None,
+    **channel: object,
 ) -> AsyncGenerator[Node]:
     """A node that delivers to `destination` as `scripted`, with the channel's options over quick ones."""
     options = {"delay_ms": 1, "delay_ms_max": 5, **channel}
@@ -90,7 +97,8 @@ async def delivering(
     options.pop("drop_after_ms", None)
     one = {**drop, "type": "logfile", "name": "scripted", "log_path": str(directory / "unused")}
     log = {"retention_days": 1000} if drop else {}
-    async with Node(settings_of(mapping(directory, url, routing={"destinations": [one]}, log=log))) as node:
+    mapped = mapping(directory, url, routing={"destinations": [one]}, log=log)
+    async with Node(settings_of(mapped), clock=clock) as node:
         yield node
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.delivery.scripted import Judging, called, delivering, put_events, settled, waits_for_a_lock
+from tests.delivery.scripted import Judging, Slow, called, delivering, put, put_events, settled, waits_for_a_lock
 from tests.faults.rigs import url_of
 
+from adjourn.database import Tx
 from adjourn.delivery import held
 from adjourn.delivery.transform import shaping_of
 from adjourn.delivery.whereabouts import whereabouts
@@ -134,5 +135,33 @@ def test_retention_counts_no_more_than_what_another_node_has_left(
                 await other.commit()
             assert await retaining == 6
             await counted(node, delivered=4, expired=2, pending=0)
+
+    asyncio.run(run())
+
+
+def test_what_comes_after_lost_commits_is_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that crashed and lost what it had acknowledged last (`synchronous_commit` off) may lose that, but
+    nothing that is captured later: no cursor is moved past the end of the log."""
+
+    def crash(tx: Tx) -> None:
+        tx.run("DELETE FROM log_blocks")
+        tx.run("UPDATE log_heads SET next_offset = 0")
+
+    async def run() -> None:
+        destination = Slow()
+        async with delivering(tmp_path, monkeypatch, destination) as node:
+            await put(node, 3)
+            await called(destination)
+            await node.database.write(crash)
+            node.appender.discarded(0)
+            destination.go.set()
+            async with asyncio.timeout(20):
+                while "lost" not in node.delivery.stats["scripted"].waiting:
+                    await asyncio.sleep(0.01)
+            after = await put(node, 3, start=10)
+            await settled(node)
+            assert destination.taken[-3:] == after
+            (balance,) = await node.delivery.balances()
+            assert (balance.captured, balance.delivered, balance.difference) == (3, 3, 0)
 
     asyncio.run(run())

@@ -216,16 +216,18 @@ class Delivery:
         held: Lease | None = None
         try:
             while not sender.stopping.is_set():
+                until_s = self._clock.monotonic() + _ours_s()  # from the asking: the answer may come late
                 lease = await self._take(lease_of(name))
                 if lease is None:
                     await sender.pause(1.0)
                     continue
                 held = lease
-                await self._lead(sender, lease)
+                if self._clock.monotonic() < until_s:
+                    await self._lead(sender, lease, until_s)
         finally:
             await self._give_back(name, held)
 
-    async def _lead(self, sender: Sender, lease: Lease) -> None:
+    async def _lead(self, sender: Sender, lease: Lease, until_s: float) -> None:
         name = sender.channel.name
         self._leading[name] = lease
         following = [
@@ -233,7 +235,7 @@ class Delivery:
             for partition in range(self._database.partitions)
         ]
         try:
-            await self._hold(lease, following)
+            await self._hold(lease, following, until_s)
         finally:
             del self._leading[name]
             for task in following:
@@ -260,20 +262,22 @@ class Delivery:
             _log.warning("lease_not_renewed", lease=name, error=str(error))
             return None
 
-    async def _hold(self, lease: Lease, following: Sequence[asyncio.Task[None]]) -> None:
+    async def _hold(self, lease: Lease, following: Sequence[asyncio.Task[None]], until_s: float) -> None:
         """Renew the lease until it is lost, cannot be renewed in time, or the work has ended: what is being finished
         while the destination is stopped is as much this node's alone."""
-        ours_until_s = self._clock.monotonic() + 7 * LEASE_MS / 8000
-        while (await asyncio.wait(following, timeout=LEASE_MS / 4000))[1]:
+        while (await asyncio.wait(following, timeout=self._renew_in_s(until_s)))[1]:
             asked_s = self._clock.monotonic()
             renewed = None
             with suppress(TimeoutError):  # a database that does not answer keeps nobody from taking over
-                async with asyncio.timeout(max(0.0, ours_until_s - asked_s)):
+                async with asyncio.timeout(max(0.0, until_s - asked_s)):
                     renewed = await self._take(lease.name)
             if renewed is not None and renewed.epoch == lease.epoch:
-                ours_until_s = asked_s + 7 * LEASE_MS / 8000
-            elif renewed is not None or self._clock.monotonic() >= ours_until_s:
+                until_s = asked_s + _ours_s()
+            elif renewed is not None or self._clock.monotonic() >= until_s:
                 return
+
+    def _renew_in_s(self, until_s: float) -> float:
+        return max(0.0, min(LEASE_MS / 4000, until_s - self._clock.monotonic()))
 
     async def _give_back(self, name: str, held: Lease | None) -> None:
         """Whoever is next notes what it finds; if nobody is, nothing of an outage stays."""
@@ -364,3 +368,8 @@ class Delivery:
         stats.failure += dead
         if self._on_delivered is not None and delivered:
             self._on_delivered(delivered)
+
+
+def _ours_s() -> float:
+    """For so long after it was asked for, a lease is believed in."""
+    return 7 * LEASE_MS / 8000
