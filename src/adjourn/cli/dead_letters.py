@@ -109,8 +109,8 @@ def redrive(
     note(f"{count} given back; a running server delivers them")
     if full:
         note(
-            "a destination has as many to try again as may be at once; give it the rest later, by the same command; "
-            "until then, --destination gives others theirs"
+            "a destination has as many to try again as may be at once; give it the rest later, by the same command "
+            "(others have got theirs)"
         )
 
 
