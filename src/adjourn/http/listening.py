@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import gc
 import socket
@@ -13,6 +14,7 @@ import uvicorn
 from adjourn.errors import ConfigInvalid
 
 BACKLOG = 1024
+GIVE_BACK_EVERY_S = 5.0
 COLLECT_AFTER = (20_000, 20, 50)
 
 
@@ -30,6 +32,12 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
+
+
+def give_memory_back() -> None:
+    """glibc keeps what was freed, in an arena for each few threads: after a burst, half as much again as is in use."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has nothing like it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def listen(host: str, port: int, *, host_name: str = "server.host", port_name: str = "server.port") -> socket.socket:

@@ -12,7 +12,15 @@ import uvicorn
 
 from adjourn.http.app import Application
 from adjourn.http.events import EVENTS_PATH
-from adjourn.http.listening import BACKLOG, UntilSignal, listen, settle_memory, url_of
+from adjourn.http.listening import (
+    BACKLOG,
+    GIVE_BACK_EVERY_S,
+    UntilSignal,
+    give_memory_back,
+    listen,
+    settle_memory,
+    url_of,
+)
 from adjourn.http.protocol import Protocol
 from adjourn.http.reloading import on_hangup, reload_of
 from adjourn.node import Node
@@ -71,7 +79,7 @@ async def serve(
             ws="none",
         )
         server = Server(config, application)
-        beside = asyncio.create_task(_when_started(server, node, url_of(listener), on_ready))
+        beside = asyncio.create_task(_beside(server, node, url_of(listener), on_ready))
         try:
             with on_hangup(reload):
                 await server.serve(sockets=[listener])
@@ -85,9 +93,7 @@ async def serve(
         await node.close(max(1.0, settings.drain_ms_max / 1000 - spent_s))
 
 
-async def _when_started(
-    server: Server, node: Node, url: str, on_ready: Callable[[str], Awaitable[None]] | None
-) -> None:
+async def _beside(server: Server, node: Node, url: str, on_ready: Callable[[str], Awaitable[None]] | None) -> None:
     while not server.started:
         await asyncio.sleep(0.01)
     # The price table takes a quarter of a second to load: now, in a thread, not while the first request waits.
@@ -95,3 +101,6 @@ async def _when_started(
     if on_ready is not None:
         await on_ready(url)
     await loading
+    while True:
+        await asyncio.sleep(GIVE_BACK_EVERY_S)
+        await asyncio.to_thread(give_memory_back)
