@@ -65,7 +65,7 @@ def test_merging_keeps_every_bit(kind: str, part: int, tmp_path: Path, rng: rand
         await compact_all(node)
         merged = contents(rig.url)
         assert merged[:2] == (events, keys)
-        assert merged[2] < count / 2
+        assert merged[2] < 0.9 * count  # large ones among them, and less than a run at the end, stay
         rows = query(rig.url, ROWS)
         await compact_all(node)
         assert query(rig.url, ROWS) == rows
