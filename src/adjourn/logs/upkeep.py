@@ -14,7 +14,7 @@ from adjourn.logs.append import BLOCK_COLUMNS, as_block
 SMALL_EVENTS = 512
 SMALL_BYTES = 65_536
 MERGE_FROM = 32
-MERGE_BLOCKS = 64
+MERGE_BLOCKS = 128
 """At most at once: other writes wait while it is done."""
 MERGED_EVENTS = 2_048
 MERGED_BYTES = 1024 * 1024
