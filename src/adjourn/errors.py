@@ -227,7 +227,7 @@ class SessionExists(AdjournError):
 
 
 class SessionEnded(AdjournError):
-    """A watched session has its completion: it takes no more heartbeats, and no other completion."""
+    """A session has its completion: it takes no more messages or heartbeats, and no other completion."""
 
     code = "session_ended"
     status = 409
@@ -259,3 +259,73 @@ class ProtocolUnsupported(AdjournError):
 
     code = "protocol_unsupported"
     status = 501
+
+
+class RunnerRefused(AdjournError):
+    """A session's config asks for a runner, model, tool or option that is not there."""
+
+    code = "runner_refused"
+    status = 422
+
+
+class RunnerFailed(AdjournError):
+    """A runner cannot begin a session or a turn, or cannot keep or fill a workspace."""
+
+    code = "runner_failed"
+    status = 502
+
+
+class LimitReached(AdjournError):
+    """A session, user, tenant or server has used all that a limit allows, or asks for more than it may."""
+
+    code = "limit_reached"
+    status = 409
+
+
+class BudgetReached(AdjournError):
+    """What is left of a budget does not pay for another turn."""
+
+    code = "budget_reached"
+    status = 402
+
+
+class PriceUnknown(AdjournError):
+    """A session with a budget names a model that has no price."""
+
+    code = "price_unknown"
+    status = 422
+
+
+class TurnRunning(AdjournError):
+    """A session runs one turn at a time, and one is running."""
+
+    code = "turn_running"
+    status = 409
+
+
+class RevisionStale(AdjournError):
+    """A session has changed since the caller looked at it."""
+
+    code = "revision_stale"
+    status = 409
+
+
+class StatusRefused(AdjournError):
+    """What is asked for is not possible in the status that the session has."""
+
+    code = "status_refused"
+    status = 409
+
+
+class KeyReused(AdjournError):
+    """An Idempotency-Key came again with another request."""
+
+    code = "key_reused"
+    status = 422
+
+
+class RateLimited(AdjournError):
+    """A key or a user has asked more often than it may; try again after `retry_after_ms`."""
+
+    code = "rate_limited"
+    status = 429

@@ -46,7 +46,7 @@ from adjourn.logs.sql import SqlLog, register
 from adjourn.prices import PriceTable
 from adjourn.redaction_rules import parse_rule
 from adjourn.security.service import Keys
-from adjourn.sessions.service import Sessions
+from adjourn.sessions.watched_service import WatchedSessions
 from adjourn.settings import Settings
 from adjourn.tracing import tracing_of
 
@@ -81,7 +81,7 @@ class Node:
     keys: Keys
     delivery: Delivery
     dead_letters: DeadLetters
-    sessions: Sessions
+    watched: WatchedSessions
     traces: Traces
 
     def __init__(
@@ -135,7 +135,7 @@ class Node:
         self.ingest = Ingest(self.database, self.log, self._ingest_settings(), self.prices, self.clock, self._tracing)
         await self._start_delivery(running)
         self.dead_letters = DeadLetters(self.database, self.clock)
-        self.sessions = Sessions(
+        self.watched = WatchedSessions(
             self.database,
             self._leases,
             self.clock,
@@ -144,7 +144,7 @@ class Node:
             take_if=self.ingest.take_if,
             find_all=self.log.find_all,
         )
-        await self.sessions.start()
+        await self.watched.start()
         self.traces = Traces(self.database, self.clock, settings.otlp, self.ingest, self.prices)
         self.traces.start()
         self._upkeep = asyncio.create_task(self._keep_house(), name="upkeep")
@@ -165,7 +165,7 @@ class Node:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
             await self.traces.stop()
-            await self.sessions.stop(left_s())
+            await self.watched.stop(left_s())
             await self.delivery.stop(left_s())
             await self._release_upkeep(left_s())
         if self._opened:

@@ -5,9 +5,9 @@ Hot statements are written as SQL text beside the code that runs them; a test co
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text, text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Table, Text, text
 
-metadata = MetaData()
+from adjourn.schema_sessions import metadata
 
 installation = Table(
     "installation",

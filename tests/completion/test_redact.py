@@ -224,7 +224,7 @@ def test_an_open_session_holds_nothing_either(tmp_path: Path) -> None:
         validation = {"redact": ["hash user.user_id"]}
         async with Node(settings_of({"data_dir": str(tmp_path), "validation": validation})) as node:
             begin = msgspec.json.decode(b'{"session_id": "s", "user": {"user_id": "ann-4711"}}', type=Begin)
-            await node.sessions.begin("default", begin)
+            await node.watched.begin("default", begin)
             rows = await node.database.read(lambda reader: reader.rows("SELECT begun FROM watched_sessions"))
             return b"".join(row[0] for row in rows if isinstance(row[0], bytes))
 

@@ -66,7 +66,7 @@ def test_a_killed_client_leaves_a_completion_with_its_last_known_usage(tmp_path:
 def wait_until(server: Any, met: Any) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        session = server.get("/v1/sessions/sess_1").json()
+        session = server.get("/v1/watched-sessions/sess_1").json()
         if met(session):
             return session
         assert time.monotonic() < deadline, session
@@ -163,11 +163,11 @@ async def _settled_and_judged(
 ) -> Counter[str]:
     async with Node(settings_of(mapped)) as node:
         deadline = time.monotonic() + PATIENCE_S
-        while await node.sessions.count_open():
+        while await node.watched.count_open():
             assert time.monotonic() < deadline, "sessions stay open"
             await asyncio.sleep(0.1)
         events = [json.loads(body) for body in await bodies(node)]
-        watched = [await node.sessions.get("default", session) for session in begun]
+        watched = [await node.watched.get("default", session) for session in begun]
     completions = Counter(e["session"]["session_id"] for e in events if "amends" not in e)
     assert completions == Counter(begun)
     by_id = {event["event_id"]: event for event in events}
@@ -200,12 +200,12 @@ def test_two_nodes_and_the_lease_race_and_one_completion_stands(
                 outcome = json.loads(b'{"status": "%b"}' % status)
                 given = Complete(outcome={key: _raw(value) for key, value in outcome.items()})
                 try:
-                    return (await node.sessions.complete("default", name, given)).status
+                    return (await node.watched.complete("default", name, given)).status
                 except Exception as error:
                     return getattr(error, "code", repr(error))
 
             await asyncio.gather(
-                *(one.sessions.begin("default", Begin(session_id=name, lease_ms=1000)) for name in names)
+                *(one.watched.begin("default", Begin(session_id=name, lease_ms=1000)) for name in names)
             )
             delays = [rng.uniform(0.8, 1.3) for _ in names]
             told = await asyncio.gather(

@@ -16,7 +16,7 @@ from adjourn.sessions.watch import Begin, Complete
 
 def lease_of_one_that_names_none(flip: Flipped) -> int:
     async def work(node: Node) -> int:
-        return (await node.sessions.begin("default", Begin(session_id="s")))[0].lease_ms
+        return (await node.watched.begin("default", Begin(session_id="s")))[0].lease_ms
 
     return with_node(flip, work)
 
@@ -24,7 +24,7 @@ def lease_of_one_that_names_none(flip: Flipped) -> int:
 def lease_of_ten_seconds(flip: Flipped) -> str:
     async def work(node: Node) -> str:
         try:
-            await node.sessions.begin("default", Begin(session_id="s", lease_ms=10_000))
+            await node.watched.begin("default", Begin(session_id="s", lease_ms=10_000))
         except BodyInvalid:
             return "refused"
         return "begun"
@@ -37,7 +37,7 @@ def begun_of_three(flip: Flipped) -> int:
         begun = 0
         for number in range(3):
             try:
-                begun += (await node.sessions.begin("default", Begin(session_id=f"s{number}")))[1]
+                begun += (await node.watched.begin("default", Begin(session_id=f"s{number}")))[1]
             except TooBusy:
                 continue
         return begun
@@ -50,13 +50,13 @@ def remembered_after_eleven_and_nine_days(flip: Flipped) -> list[str]:
 
     async def work(node: Node) -> list[str]:
         for name, days_after in (("first", 2), ("second", 9)):
-            await node.sessions.begin("default", Begin(session_id=name))
-            await node.sessions.complete("default", name, Complete())
+            await node.watched.begin("default", Begin(session_id=name))
+            await node.watched.complete("default", name, Complete())
             clock.advance(days_after * 86_400)
-        watch, looks = node.sessions.watch, node.sessions.watch.looks
+        watch, looks = node.watched.watch, node.watched.watch.looks
         while watch.looks < looks + 2:  # the look that is under way may have begun before
             await asyncio.sleep(0.02)
-        return [watched.session_id for watched in await node.sessions.list("default", limit=10)]
+        return [watched.session_id for watched in await node.watched.list("default", limit=10)]
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(watch_service, "LOOK_EVERY_S", 0.02)

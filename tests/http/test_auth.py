@@ -45,8 +45,8 @@ NEEDS: dict[tuple[str, str], Permission] = {
     ("POST", "/v1/sessions/begin"): "sessions:write",
     ("POST", "/v1/sessions/session_id/heartbeat"): "sessions:write",
     ("POST", "/v1/sessions/session_id/complete"): "sessions:write",
-    ("GET", "/v1/sessions/session_id"): "sessions:read",
-    ("GET", "/v1/sessions"): "sessions:read",
+    ("GET", "/v1/watched-sessions/session_id"): "sessions:read",
+    ("GET", "/v1/watched-sessions"): "sessions:read",
 }
 BAD_KEYS = ["", "Bearer", "Bearer adj_wrong", "Basic YTpi", "adj_", "Bearer adj_" + "0" * 32, "Bearer \xff"]
 

@@ -57,7 +57,7 @@ def event_of(server: Serving, session: Any) -> dict[str, Any]:
 
 def state_of(server: Serving, session_id: str, met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE_S
-    while not met(found := server.get(f"/v1/sessions/{session_id}").json()):
+    while not met(found := server.get(f"/v1/watched-sessions/{session_id}").json()):
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
     return found
@@ -68,7 +68,7 @@ def test_a_session_lasts_from_entry_to_exit(server: Serving, inside: Callable[..
     """It begins with what is known, and its completion holds what was added, tagged and measured."""
 
     def act(session: Any) -> None:
-        assert server.get(f"/v1/sessions/{session.session_id}").json()["state"] == "open"
+        assert server.get(f"/v1/watched-sessions/{session.session_id}").json()["state"] == "open"
         session.add_usage(input_tokens=1000, output_tokens=100, cache_read_input_tokens=10)
         session.add_usage(input_tokens=250, output_tokens=10, tool_calls=2, cost_usd=Decimal("0.1"))
         session.tag(plan="b")
@@ -178,12 +178,12 @@ def test_sessions_are_looked_up_and_listed(server: Serving) -> None:
     with Client(server.url, server.keys["other/admin"]) as client:
         for name in ("a", "b/..", "c"):
             with client.sessions.watch(session_id=name):
-                assert client.sessions.get(name).state == "open"
-        assert client.sessions.get("b/..", attempt=1).state == "completed"
+                assert client.sessions.watched(name).state == "open"
+        assert client.sessions.watched("b/..", attempt=1).state == "completed"
         with pytest.raises(NotFound):
-            client.sessions.get("b/..", attempt=2)
-        first = client.sessions.list(state="completed", limit=2)
-        rest = client.sessions.list(state="completed", limit=2, cursor=first.next_cursor or "")
+            client.sessions.watched("b/..", attempt=2)
+        first = client.sessions.list_watched(state="completed", limit=2)
+        rest = client.sessions.list_watched(state="completed", limit=2, cursor=first.next_cursor or "")
         assert [each.session_id for each in (*first.sessions, *rest.sessions)] == ["a", "b/..", "c"]
 
 

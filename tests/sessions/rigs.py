@@ -45,7 +45,7 @@ async def events(node: Node) -> list[dict[str, Any]]:
 async def until(node: Node, session_id: str, met: Callable[[str], bool]) -> str:
     """The session's state, once it is as it should be."""
     deadline = time.monotonic() + PATIENCE_S
-    while not met(state := (await node.sessions.get("default", session_id)).state):
+    while not met(state := (await node.watched.get("default", session_id)).state):
         assert time.monotonic() < deadline, state
         await asyncio.sleep(0.02)
     return state

@@ -85,7 +85,7 @@ def _routed(scope: Scope) -> Scope:
     if scope["method"] == "HEAD":
         # As GET; the server leaves the body away.
         scope = {**scope, "method": "GET", "is_head": True}
-    if scope["path"].startswith((f"{EVENTS_PATH}/", "/v1/sessions/")):
+    if scope["path"].startswith((f"{EVENTS_PATH}/", "/v1/sessions/", "/v1/watched-sessions/")):
         # An event's or a session's id may hold slashes: it stays quoted until the route has been found.
         return {**scope, "path": scope["raw_path"].decode("latin-1")}
     return scope

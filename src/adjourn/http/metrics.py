@@ -23,7 +23,7 @@ from adjourn.http.views import DestinationStats, Metrics
 from adjourn.logs import upkeep
 from adjourn.node import Node
 from adjourn.prices import OTHER_MODELS
-from adjourn.sessions import rows
+from adjourn.sessions import watched as rows
 from adjourn.version import __version__
 
 PROMETHEUS_TYPE = "text/plain; version=0.0.4"
@@ -188,7 +188,7 @@ async def _stored(node: Node) -> list[Metric]:
             [],
             {(): sum((await node.database.read(rows.count_open)).values())},
         ),
-        _counter("adjourn_watched_sessions_abandoned_total", [], {(): node.sessions.watch.abandoned}),
+        _counter("adjourn_watched_sessions_abandoned_total", [], {(): node.watched.watch.abandoned}),
     ]
 
 

@@ -20,7 +20,7 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 
-from adjourn.http import bodies, openapi_beacon, openapi_otlp, openapi_relay, openapi_sessions
+from adjourn.http import bodies, openapi_beacon, openapi_otlp, openapi_relay, openapi_watched
 from adjourn.http.beacon import SCRIPT_PATH
 from adjourn.http.problems import MEDIA_TYPE
 
@@ -95,7 +95,7 @@ def complete(api: OpenAPI) -> None:
     # The framework keeps of the components that it is given all but these.
     api.components.schemas = {**(api.components.schemas or {}), **SCHEMAS}
     api.paths["/v1/events"] = PathItem(post=_post_events())
-    openapi_sessions.describe(api.paths)
+    openapi_watched.describe(api.paths)
     openapi_beacon.describe(api.paths, _problem_response)
     openapi_relay.describe(api.paths, _problem_response, _RESULT)
     for path, item in api.paths.items():

@@ -17,7 +17,6 @@ from adjourn.http.auth import caller_of, node_of, requires
 from adjourn.http.deliveries import DELIVERY_ROUTES
 from adjourn.http.metrics import PROMETHEUS_TYPE, prometheus_text, summary
 from adjourn.http.readiness import Readiness
-from adjourn.http.sessions import SESSION_ROUTES
 from adjourn.http.stream import get_stream
 from adjourn.http.views import (
     CreatedKey,
@@ -29,6 +28,7 @@ from adjourn.http.views import (
     QuarantinePage,
     QuarantineView,
 )
+from adjourn.http.watched import WATCHED_ROUTES
 
 AnyRequest = Request[Any, Any, Any]
 PAGE_MAX = 500
@@ -135,5 +135,5 @@ ROUTES = [
     get_prometheus,
     get_stream,
     *DELIVERY_ROUTES,
-    *SESSION_ROUTES,
+    *WATCHED_ROUTES,
 ]

@@ -10,8 +10,8 @@ from adjourn.sdk.models import (
     EventStatus,
     MetricsAnswer,
     SendAnswer,
-    SessionAnswer,
-    SessionsAnswer,
+    WatchedAnswer,
+    WatchedPage,
 )
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "EventStatus",
     "MetricsAnswer",
     "SendAnswer",
-    "SessionAnswer",
-    "SessionsAnswer",
     "Watch",
+    "WatchedAnswer",
+    "WatchedPage",
 ]

@@ -21,9 +21,9 @@ from adjourn.sdk.models import (
     EventAnswer,
     MetricsAnswer,
     SendAnswer,
-    SessionAnswer,
-    SessionsAnswer,
     SessionState,
+    WatchedAnswer,
+    WatchedPage,
 )
 
 T = TypeVar("T")
@@ -219,18 +219,24 @@ class Sessions:
             custom_tags=custom_tags,
         )
 
-    def get(self, session_id: str, *, attempt: int | None = None) -> SessionAnswer:
-        """The newest run of a session, or one of its runs. Raises NotFound."""
+    def watched(self, session_id: str, *, attempt: int | None = None) -> WatchedAnswer:
+        """The newest run of a watched session, or one of its runs. Raises NotFound."""
         query = None if attempt is None else {"attempt": attempt}
-        request = client.Request("GET", watching.session_path(session_id), query=query)
-        return self._ask(request, SessionAnswer)
+        request = client.Request("GET", watching.watched_path(session_id), query=query)
+        return self._ask(request, WatchedAnswer)
 
-    def list(self, *, state: SessionState | None = None, limit: int = 50, cursor: str = "") -> SessionsAnswer:
+    def list_watched(
+        self,
+        *,
+        state: SessionState | None = None,
+        limit: int = 50,
+        cursor: str = "",
+    ) -> WatchedPage:
         """One page of the tenant's watched sessions, in the order of their ids."""
         query: dict[str, str | int] = {"limit": limit}
         query |= {"state": state} if state else {}
         query |= {"cursor": cursor} if cursor else {}
-        return self._ask(client.Request("GET", watching.SESSIONS_PATH, query=query), SessionsAnswer)
+        return self._ask(client.Request("GET", watching.WATCHED_PATH, query=query), WatchedPage)
 
 
 class Watch(watching.Watched):
@@ -265,7 +271,7 @@ class Watch(watching.Watched):
         self._beat: Beat | None = None
 
     def __enter__(self) -> Watch:
-        self.answer = self._ask(self.begin_request(), SessionAnswer)
+        self.answer = self._ask(self.begin_request(), WatchedAnswer)
         self._beat = Beat(self._heartbeat, self.beat_s)
         self._beat.start()
         return self

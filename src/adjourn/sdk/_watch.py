@@ -13,9 +13,10 @@ import msgspec
 from adjourn.account import Account, outcome_of
 from adjourn.events import SessionType, UsagePart, UserPart
 from adjourn.sdk._client import Request
-from adjourn.sdk.models import CompletedAnswer, SessionAnswer
+from adjourn.sdk.models import CompletedAnswer, WatchedAnswer
 
 SESSIONS_PATH = "/v1/sessions"
+WATCHED_PATH = "/v1/watched-sessions"
 BEATS_PER_LEASE = 3
 """Two may be lost on the way before a session that lives is taken for dead."""
 
@@ -37,7 +38,7 @@ class Watched(Account):
         custom_tags: Mapping[str, object] | None,
     ) -> None:
         super().__init__(model=model, custom_tags=custom_tags)
-        self.answer: SessionAnswer | None = None
+        self.answer: WatchedAnswer | None = None
         """What the server says of it, once it has begun."""
         self.completed: CompletedAnswer | None = None
         """What became of its completion, once it has ended."""
@@ -114,5 +115,14 @@ class Watched(Account):
 
 
 def session_path(session_id: str) -> str:
+    return f"{SESSIONS_PATH}/{_quoted(session_id)}"
+
+
+def watched_path(session_id: str) -> str:
+    """Where one is looked up."""
+    return f"{WATCHED_PATH}/{_quoted(session_id)}"
+
+
+def _quoted(session_id: str) -> str:
     # An id may be `..`, which would be taken for a step up.
-    return f"{SESSIONS_PATH}/{quote(session_id, safe='').replace('.', '%2E')}"
+    return quote(session_id, safe="").replace(".", "%2E")

@@ -81,7 +81,7 @@ class MetricsAnswer(msgspec.Struct, frozen=True):
 SessionState = Literal["open", "completed", "abandoned", "amended"]
 
 
-class SessionAnswer(msgspec.Struct, frozen=True):
+class WatchedAnswer(msgspec.Struct, frozen=True):
     """A watched session. Its completion is event `event_id`, once it is not open any more."""
 
     session_id: str
@@ -98,10 +98,10 @@ class SessionAnswer(msgspec.Struct, frozen=True):
     ended_at: str | None
 
 
-class SessionsAnswer(msgspec.Struct, frozen=True):
+class WatchedPage(msgspec.Struct, frozen=True):
     """One page; `next_cursor` leads to the next, None after the last."""
 
-    sessions: tuple[SessionAnswer, ...]
+    sessions: tuple[WatchedAnswer, ...]
     next_cursor: str | None
 
 

@@ -17,7 +17,7 @@ from adjourn.errors import AdjournError, Fenced
 from adjourn.eventlog import get_logger
 from adjourn.events import Record, StoredEvent
 from adjourn.log import Lease, Leases
-from adjourn.sessions import rows
+from adjourn.sessions import watched as rows
 from adjourn.sessions.watch import Book, Key, Problem, Sighting, Taken, Watched, abandoned_event, bare_event
 
 _log = get_logger("adjourn.sessions")

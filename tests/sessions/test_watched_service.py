@@ -20,7 +20,7 @@ from adjourn.errors import (
     SessionExists,
     TooBusy,
 )
-from adjourn.sessions import service, watch_service
+from adjourn.sessions import watch_service, watched_service
 from adjourn.sessions.watch import Begin, Complete, Heartbeat
 
 KINDS = pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -30,7 +30,7 @@ ME = "default"
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_service, "LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr(service, "GATHER_S", 0.01)
+    monkeypatch.setattr(watched_service, "GATHER_S", 0.01)
 
 
 @KINDS
@@ -39,11 +39,11 @@ def test_a_session_is_completed_once_and_its_event_is_like_any_other(tmp_path: P
 
     async def run() -> None:
         async with node_of(mapped_of(kind, tmp_path)) as node:
-            begun, fresh = await node.sessions.begin(ME, Begin(session_id="s", usage=parts(model="gpt-4o")))
+            begun, fresh = await node.watched.begin(ME, Begin(session_id="s", usage=parts(model="gpt-4o")))
             assert (fresh, begun.state) == (True, "open")
-            await node.sessions.heartbeat(ME, "s", Heartbeat(usage=parts(input_tokens=10, output_tokens=1)))
+            await node.watched.heartbeat(ME, "s", Heartbeat(usage=parts(input_tokens=10, output_tokens=1)))
             end = complete(usage={"input_tokens": 1250, "output_tokens": 890})
-            told = await node.sessions.complete(ME, "s", end)
+            told = await node.watched.complete(ME, "s", end)
             assert (told.status, told.event_id) == ("accepted", begun.event_id)
             found = await node.log.find(ME, begun.event_id)
             assert found is not None
@@ -65,14 +65,14 @@ def test_a_completion_that_is_sent_again_is_a_duplicate_and_another_one_a_confli
 
     async def run() -> None:
         async with node_of(mapped_of(kind, tmp_path)) as node:
-            await node.sessions.begin(ME, Begin(session_id="s"))
-            first = await node.sessions.complete(ME, "s", complete(outcome={"status": "success"}))
-            again = await node.sessions.complete(ME, "s", complete(outcome={"status": "success"}))
+            await node.watched.begin(ME, Begin(session_id="s"))
+            first = await node.watched.complete(ME, "s", complete(outcome={"status": "success"}))
+            again = await node.watched.complete(ME, "s", complete(outcome={"status": "success"}))
             assert (again.status, again.event_id) == ("duplicate", first.event_id)
             with pytest.raises(SessionEnded, match=f"completed.*{first.event_id}.*session.amended"):
-                await node.sessions.complete(ME, "s", complete(outcome={"status": "error"}))
+                await node.watched.complete(ME, "s", complete(outcome={"status": "error"}))
             with pytest.raises(SessionEnded, match="no more heartbeats"):
-                await node.sessions.heartbeat(ME, "s", Heartbeat())
+                await node.watched.heartbeat(ME, "s", Heartbeat())
             assert len(await events(node)) == 1
 
     asyncio.run(run())
@@ -84,9 +84,9 @@ def test_completions_that_race_are_one(tmp_path: Path, kind: str) -> None:
 
     async def run() -> None:
         async with node_of(mapped_of(kind, tmp_path)) as node:
-            await node.sessions.begin(ME, Begin(session_id="s"))
+            await node.watched.begin(ME, Begin(session_id="s"))
             told = await asyncio.gather(
-                *(node.sessions.complete(ME, "s", complete(usage={"input_tokens": n})) for n in range(20)),
+                *(node.watched.complete(ME, "s", complete(usage={"input_tokens": n})) for n in range(20)),
                 return_exceptions=True,
             )
             accepted = [each for each in told if not isinstance(each, BaseException)]
@@ -103,15 +103,15 @@ def test_a_late_completion_amends_the_abandoned_one(tmp_path: Path, kind: str) -
 
     async def run() -> None:
         async with node_of(mapped_of(kind, tmp_path)) as node:
-            begun, _ = await node.sessions.begin(ME, Begin(session_id="s", lease_ms=1000, user=parts(user_id="u")))
+            begun, _ = await node.watched.begin(ME, Begin(session_id="s", lease_ms=1000, user=parts(user_id="u")))
             assert await until(node, "s", lambda state: state != "open") == "abandoned"
             end = complete(usage={"input_tokens": 3})
-            told = await node.sessions.complete(ME, "s", end)
+            told = await node.watched.complete(ME, "s", end)
             assert (told.status, told.amends) == ("amended", begun.event_id)
-            again = await node.sessions.complete(ME, "s", end)
+            again = await node.watched.complete(ME, "s", end)
             assert (again.status, again.event_id, again.amends) == ("duplicate", told.event_id, begun.event_id)
             with pytest.raises(SessionEnded, match=told.event_id):
-                await node.sessions.complete(ME, "s", Complete())
+                await node.watched.complete(ME, "s", Complete())
             both = {event["event_id"]: event for event in await events(node)}
             assert both.keys() == {begun.event_id, told.event_id}
             amendment = both[told.event_id]
@@ -127,7 +127,7 @@ def test_begin_is_idempotent_by_its_key_and_by_its_content(tmp_path: Path, kind:
 
     async def run() -> None:
         async with node_of(mapped_of(kind, tmp_path)) as node:
-            begin = node.sessions.begin
+            begin = node.watched.begin
             (first, fresh), (again, fresh_again) = [await begin(ME, Begin(), idempotency_key="k") for _ in range(2)]
             assert (first.session_id, fresh, fresh_again) == (again.session_id, True, False)
             assert (await begin("other", Begin(), idempotency_key="k"))[1]
@@ -149,15 +149,15 @@ def test_a_session_that_ended_is_begun_again_as_its_next_attempt(tmp_path: Path,
     async def run() -> None:
         async with node_of(mapped_of(kind, tmp_path)) as node:
             for attempt in (1, 2):
-                await node.sessions.begin(ME, Begin(session_id="s", attempt=attempt))
-                await node.sessions.complete(ME, "s", Complete(attempt=attempt))
+                await node.watched.begin(ME, Begin(session_id="s", attempt=attempt))
+                await node.watched.complete(ME, "s", Complete(attempt=attempt))
             with pytest.raises(SessionExists, match="attempt 2 is completed.*begin attempt 3"):
-                await node.sessions.begin(ME, Begin(session_id="s"))
+                await node.watched.begin(ME, Begin(session_id="s"))
             found = await events(node)
             assert sorted(event["session"].get("attempt", 1) for event in found) == [1, 2]
             assert len({event["event_id"] for event in found}) == 2
-            assert (await node.sessions.get(ME, "s")).attempt == 2
-            assert (await node.sessions.get(ME, "s", 1)).state == "completed"
+            assert (await node.watched.get(ME, "s")).attempt == 2
+            assert (await node.watched.get(ME, "s", 1)).state == "completed"
 
     asyncio.run(run())
 
@@ -169,15 +169,15 @@ def test_what_is_invalid_is_refused_and_the_session_stays_open(tmp_path: Path, k
     async def run() -> None:
         async with node_of(mapped_of(kind, tmp_path)) as node:
             with pytest.raises(EventInvalid) as refused:
-                await node.sessions.begin(ME, Begin(session_id="s", session_type=msgspec.Raw(b'"talk"')))
+                await node.watched.begin(ME, Begin(session_id="s", session_type=msgspec.Raw(b'"talk"')))
             assert refused.value.path == "session.session_type"
-            await node.sessions.begin(ME, Begin(session_id="s"))
+            await node.watched.begin(ME, Begin(session_id="s"))
             with pytest.raises(EventInvalid, match=r"usage.input_tokens"):
-                await node.sessions.heartbeat(ME, "s", Heartbeat(usage=parts(input_tokens=-1)))
+                await node.watched.heartbeat(ME, "s", Heartbeat(usage=parts(input_tokens=-1)))
             with pytest.raises(EventInvalid, match="kept in quarantine as qrn_"):
-                await node.sessions.complete(ME, "s", complete(outcome={"status": "fine"}))
-            assert (await node.sessions.get(ME, "s")).state == "open"
-            assert (await node.sessions.complete(ME, "s", Complete())).status == "accepted"
+                await node.watched.complete(ME, "s", complete(outcome={"status": "fine"}))
+            assert (await node.watched.get(ME, "s")).state == "open"
+            assert (await node.watched.complete(ME, "s", Complete())).status == "accepted"
 
     asyncio.run(run())
 
@@ -187,10 +187,10 @@ def test_a_completion_that_came_another_way_stands(tmp_path: Path) -> None:
 
     async def run() -> None:
         async with node_of(mapped_of("sqlite", tmp_path)) as node:
-            begun, _ = await node.sessions.begin(ME, Begin(session_id="s"))
+            begun, _ = await node.watched.begin(ME, Begin(session_id="s"))
             await node.ingest.take(ME, [raw("s")], source="test")
             with pytest.raises(EventConflict, match=f"{begun.event_id}.*qrn_"):
-                await node.sessions.complete(ME, "s", Complete())
+                await node.watched.complete(ME, "s", Complete())
             assert len(await events(node)) == 1
 
     asyncio.run(run())
@@ -205,7 +205,7 @@ def test_bounds_are_refused_with_their_setting(tmp_path: Path) -> None:
 
             async def refusal(begin: Begin) -> AdjournError:
                 with pytest.raises(AdjournError) as refused:
-                    await node.sessions.begin(ME, begin)
+                    await node.watched.begin(ME, begin)
                 return refused.value
 
             for lease_ms in (999, 60_001):
@@ -213,10 +213,10 @@ def test_bounds_are_refused_with_their_setting(tmp_path: Path) -> None:
             assert (await refusal(Begin(attempt=0))).path == "attempt"
             assert isinstance(await refusal(Begin(metadata=parts(custom_tags={"x": "y" * 70_000}))), BodyInvalid)
             for name in ("a", "b"):
-                await node.sessions.begin(ME, Begin(session_id=name))
+                await node.watched.begin(ME, Begin(session_id=name))
             assert isinstance(await refusal(Begin(session_id="c")), TooBusy)
-            assert not (await node.sessions.begin(ME, Begin(session_id="a")))[1]
-            assert (await node.sessions.begin("other", Begin(session_id="c")))[1]
+            assert not (await node.watched.begin(ME, Begin(session_id="a")))[1]
+            assert (await node.watched.begin("other", Begin(session_id="c")))[1]
 
     asyncio.run(run())
 
@@ -228,18 +228,18 @@ def test_heartbeats_of_many_sessions_are_one_write(tmp_path: Path, kind: str) ->
     async def run() -> None:
         async with node_of(mapped_of(kind, tmp_path)) as node:
             names = [f"s{number}" for number in range(1000)]
-            await asyncio.gather(*(node.sessions.begin(ME, Begin(session_id=name)) for name in names))
+            await asyncio.gather(*(node.watched.begin(ME, Begin(session_id=name)) for name in names))
 
             async def beat(name: str, number: int) -> int | str:
                 usage = parts(input_tokens=number) if number % 3 == 0 else None
                 try:
-                    return await node.sessions.heartbeat(ME, name, Heartbeat(usage=usage))
+                    return await node.watched.heartbeat(ME, name, Heartbeat(usage=usage))
                 except NotFound:
                     return "not found"
 
             told = await asyncio.gather(*(beat(name, n) for n, name in enumerate([*names, "none"])))
             assert told == [30_000] * 1000 + ["not found"]
-            found = {w.session_id: w for w in await node.sessions.list(ME, state="open", limit=1000)}
+            found = {w.session_id: w for w in await node.watched.list(ME, state="open", limit=1000)}
             assert {w.beat for w in found.values()} == {1}
             assert found["s3"].usage == b'{"input_tokens":3}'
             assert found["s4"].usage == b""
@@ -252,17 +252,17 @@ def test_tenants_see_nothing_of_each_other(tmp_path: Path) -> None:
 
     async def run() -> None:
         async with node_of(mapped_of("sqlite", tmp_path)) as node:
-            mine, _ = await node.sessions.begin(ME, Begin(session_id="s"))
+            mine, _ = await node.watched.begin(ME, Begin(session_id="s"))
             for call in (
-                node.sessions.heartbeat("other", "s", Heartbeat()),
-                node.sessions.complete("other", "s", Complete()),
-                node.sessions.get("other", "s"),
+                node.watched.heartbeat("other", "s", Heartbeat()),
+                node.watched.complete("other", "s", Complete()),
+                node.watched.get("other", "s"),
             ):
                 with pytest.raises(NotFound):
                     await call
-            theirs, fresh = await node.sessions.begin("other", Begin(session_id="s"))
+            theirs, fresh = await node.watched.begin("other", Begin(session_id="s"))
             assert fresh
             assert theirs.event_id != mine.event_id
-            assert [w.tenant for w in await node.sessions.list("other", limit=10)] == ["other"]
+            assert [w.tenant for w in await node.watched.list("other", limit=10)] == ["other"]
 
     asyncio.run(run())

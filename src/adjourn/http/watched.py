@@ -14,9 +14,9 @@ from litestar.params import FromPath, HeaderParameter, QueryParameter
 from adjourn.clock import rfc3339
 from adjourn.errors import BodyInvalid
 from adjourn.http.auth import caller_of, node_of, requires
-from adjourn.sessions.answers import Ended
-from adjourn.sessions.service import ATTEMPT_MAX
 from adjourn.sessions.watch import Begin, Complete, Heartbeat, Key, State, Watched
+from adjourn.sessions.watched_answers import Ended
+from adjourn.sessions.watched_service import ATTEMPT_MAX
 from adjourn.typed import decoder
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ PAGE_MAX = 500
 IDEMPOTENCY_KEY_LENGTH_MAX = 256
 
 
-class SessionView(msgspec.Struct):
+class WatchedView(msgspec.Struct):
     """A watched session. `event_id` is its completion's, which is in the log unless the session is open; `amendment_id`
     is that of a completion that came after it had been abandoned. `expires_at` is by this server's wall clock."""
 
@@ -42,7 +42,7 @@ class SessionView(msgspec.Struct):
     ended_at: str | None
 
     @classmethod
-    def of(cls, watched: Watched) -> SessionView:
+    def of(cls, watched: Watched) -> WatchedView:
         return cls(
             session_id=watched.session_id,
             attempt=watched.attempt,
@@ -57,10 +57,10 @@ class SessionView(msgspec.Struct):
         )
 
 
-class SessionPage(msgspec.Struct):
+class WatchedPage(msgspec.Struct):
     """`next_cursor` is given back as `cursor` for the page after; null on the last."""
 
-    sessions: list[SessionView]
+    sessions: list[WatchedView]
     next_cursor: str | None
 
 
@@ -78,12 +78,12 @@ async def begin_session(
     idempotency_key: Annotated[
         str, HeaderParameter(name="Idempotency-Key", max_length=IDEMPOTENCY_KEY_LENGTH_MAX)
     ] = "",
-) -> Response[SessionView]:
+) -> Response[WatchedView]:
     """201 where it was begun now, 200 where the same call had begun it before."""
-    watched, fresh = await node_of(request).sessions.begin(
+    watched, fresh = await node_of(request).watched.begin(
         caller_of(request).tenant, _body(await request.body(), Begin), idempotency_key=idempotency_key
     )
-    return Response(SessionView.of(watched), status_code=201 if fresh else 200)
+    return Response(WatchedView.of(watched), status_code=201 if fresh else 200)
 
 
 @post(
@@ -94,7 +94,7 @@ async def begin_session(
 )
 async def heartbeat_session(request: AnyRequest, session_id: FromPath[str]) -> Heard:
     session_id, heartbeat = unquote(session_id), _body(await request.body(), Heartbeat)
-    lease_ms = await node_of(request).sessions.heartbeat(caller_of(request).tenant, session_id, heartbeat)
+    lease_ms = await node_of(request).watched.heartbeat(caller_of(request).tenant, session_id, heartbeat)
     return Heard(session_id, heartbeat.attempt, lease_ms)
 
 
@@ -105,31 +105,31 @@ async def heartbeat_session(request: AnyRequest, session_id: FromPath[str]) -> H
     summary="Complete a session, once",
 )
 async def complete_session(request: AnyRequest, session_id: FromPath[str]) -> Ended:
-    return await node_of(request).sessions.complete(
+    return await node_of(request).watched.complete(
         caller_of(request).tenant, unquote(session_id), _body(await request.body(), Complete)
     )
 
 
-@get("/v1/sessions/{session_id:str}", guards=[requires("sessions:read")], summary="One watched session")
-async def get_session(
+@get("/v1/watched-sessions/{session_id:str}", guards=[requires("sessions:read")], summary="One watched session")
+async def get_watched(
     request: AnyRequest, session_id: FromPath[str], attempt: Annotated[int | None, QueryParameter(ge=1)] = None
-) -> SessionView:
-    watched = await node_of(request).sessions.get(caller_of(request).tenant, unquote(session_id), attempt)
-    return SessionView.of(watched)
+) -> WatchedView:
+    watched = await node_of(request).watched.get(caller_of(request).tenant, unquote(session_id), attempt)
+    return WatchedView.of(watched)
 
 
-@get("/v1/sessions", guards=[requires("sessions:read")], summary="Watched sessions, in the order of their ids")
-async def list_sessions(
+@get("/v1/watched-sessions", guards=[requires("sessions:read")], summary="Watched sessions, in the order of their ids")
+async def list_watched(
     request: AnyRequest,
     limit: Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)] = 50,
     cursor: Annotated[str, QueryParameter(max_length=2048)] = "",
     session_state: Annotated[State | None, QueryParameter(name="state")] = None,
-) -> SessionPage:
+) -> WatchedPage:
     tenant = caller_of(request).tenant
     after = _place(tenant, cursor) if cursor else None
-    found = await node_of(request).sessions.list(tenant, state=session_state, after=after, limit=limit)
+    found = await node_of(request).watched.list(tenant, state=session_state, after=after, limit=limit)
     following = _cursor(found[-1].key) if len(found) == limit else None
-    return SessionPage([SessionView.of(watched) for watched in found], following)
+    return WatchedPage([WatchedView.of(watched) for watched in found], following)
 
 
 def _body(body: bytes, kind: type[T]) -> T:
@@ -158,4 +158,4 @@ def _place(tenant: str, cursor: str) -> Key:
     return place
 
 
-SESSION_ROUTES = [begin_session, heartbeat_session, complete_session, get_session, list_sessions]
+WATCHED_ROUTES = [begin_session, heartbeat_session, complete_session, get_watched, list_watched]

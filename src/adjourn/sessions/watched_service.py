@@ -16,9 +16,7 @@ from adjourn.errors import BodyInvalid, SessionEnded, SessionExists, TooBusy
 from adjourn.events import ID_LENGTH_MAX, Record
 from adjourn.ids import new_id
 from adjourn.log import Leases
-from adjourn.sessions import rows
-from adjourn.sessions.answers import Ended, already, begun_before, checked, not_found, stands, still, told
-from adjourn.sessions.rows import Beat
+from adjourn.sessions import watched as rows
 from adjourn.sessions.watch import (
     LEASE_MS_MIN,
     Begin,
@@ -34,6 +32,8 @@ from adjourn.sessions.watch import (
     usage_in,
 )
 from adjourn.sessions.watch_service import SOURCE, Examine, FindAll, TakeIf, Watch
+from adjourn.sessions.watched import Beat
+from adjourn.sessions.watched_answers import Ended, already, begun_before, checked, not_found, stands, still, told
 from adjourn.settings import SessionsSettings
 
 GATHER_S = 0.1
@@ -43,7 +43,7 @@ BEGUN_BYTES_MAX = 65_536
 ATTEMPT_MAX = 2**53
 
 
-class Sessions:
+class WatchedSessions:
     def __init__(
         self,
         database: Database,

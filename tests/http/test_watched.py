@@ -37,7 +37,7 @@ def test_a_session_from_its_beginning_to_its_event(any_server: Serving) -> None:
     event = any_server.get(f"/v1/events/{view['event_id']}").json()
     assert event["cost_usd"] == "0.00035"
     assert event["event"]["outcome"] == {"status": "success"}
-    seen = any_server.get("/v1/sessions/one").json()
+    seen = any_server.get("/v1/watched-sessions/one").json()
     assert (seen["state"], seen["expires_at"], seen["event_id"]) == ("completed", None, view["event_id"])
 
 
@@ -102,10 +102,10 @@ def test_nobodys_heartbeat_spoils_anothers(any_server: Serving) -> None:
     for path, body in hostile:
         assert is_problem(call(any_server, f"{path}/complete", body), 404, "not_found")
     for path in ("a%00b", "a%00b?attempt=1", f"heard?attempt={2**63}"):
-        assert is_problem(any_server.get(f"/v1/sessions/{path}"), 404, "not_found")
+        assert is_problem(any_server.get(f"/v1/watched-sessions/{path}"), 404, "not_found")
     for place in (f"{2**70} x", "1 a\0b"):
         cursor = base64.urlsafe_b64encode(place.encode()).decode()
-        assert is_problem(any_server.get(f"/v1/sessions?cursor={cursor}"), 400, "body_invalid")
+        assert is_problem(any_server.get(f"/v1/watched-sessions?cursor={cursor}"), 400, "body_invalid")
 
 
 def test_hostile_bodies_are_refused(server: Serving) -> None:
@@ -129,12 +129,12 @@ def test_hostile_bodies_are_refused(server: Serving) -> None:
 def test_each_role_may_what_its_permissions_say(server: Serving) -> None:
     """Writers begin, beat and complete, and see nothing; readers see, and change nothing."""
     call(server, "begin", {"session_id": "roles"})
-    assert is_problem(server.get("/v1/sessions/roles", who="acme/writer"), 403, "forbidden")
+    assert is_problem(server.get("/v1/watched-sessions/roles", who="acme/writer"), 403, "forbidden")
     for role in ("reader", "auditor"):
-        assert server.get("/v1/sessions/roles", who=f"acme/{role}").status_code == 200
+        assert server.get("/v1/watched-sessions/roles", who=f"acme/{role}").status_code == 200
         for path in ("begin", "roles/heartbeat", "roles/complete"):
             assert is_problem(call(server, path, {}, who=f"acme/{role}"), 403, "forbidden")
-    assert is_problem(server.get("/v1/sessions/roles", who="other/admin"), 404, "not_found")
+    assert is_problem(server.get("/v1/watched-sessions/roles", who="other/admin"), 404, "not_found")
     assert server.client.post("/v1/sessions/begin").status_code == 401
 
 
@@ -150,7 +150,7 @@ def test_a_list_is_read_page_by_page(any_server: Serving) -> None:
         cursor = ""
         while True:
             page: dict[str, Any] = any_server.get(
-                f"/v1/sessions?limit=3&state={state}&cursor={cursor}", who="other/reader"
+                f"/v1/watched-sessions?limit=3&state={state}&cursor={cursor}", who="other/reader"
             ).json()
             found += [session["session_id"] for session in page["sessions"]]
             cursor = page["next_cursor"]
@@ -160,7 +160,7 @@ def test_a_list_is_read_page_by_page(any_server: Serving) -> None:
     assert listed("open") == [name for name in names if name != "page 3"]
     assert listed("completed") == ["page 3"]
     for cursor in ("!", "eA==", "MSB6", "é"):
-        wrong = any_server.get(f"/v1/sessions?cursor={cursor}")
+        wrong = any_server.get(f"/v1/watched-sessions?cursor={cursor}")
         assert wrong.status_code in (200, 400)
         assert wrong.status_code == 200 or is_problem(wrong, 400, "body_invalid")
-    assert is_problem(any_server.get("/v1/sessions?state=asleep"), 400, "body_invalid")
+    assert is_problem(any_server.get("/v1/watched-sessions?state=asleep"), 400, "body_invalid")

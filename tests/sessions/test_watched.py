@@ -12,9 +12,9 @@ import pytest
 from tests.databases.rigs import DatabaseRig, opened
 
 from adjourn.database import Database
-from adjourn.sessions import rows
-from adjourn.sessions.rows import Beat
+from adjourn.sessions import watched as rows
 from adjourn.sessions.watch import NEXT, Key, State, Watched
+from adjourn.sessions.watched import Beat
 
 T = TypeVar("T")
 

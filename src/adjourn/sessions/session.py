@@ -1,0 +1,183 @@
+"""A hosted session as it is kept, and what a caller says when it makes one. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from adjourn.events import Id, OutcomeStatus, SessionType, Short
+from adjourn.runner import RunnerConfig
+from adjourn.sessions.hosting import Pattern
+from adjourn.sessions.lifecycle import Status
+
+Role = Literal["director", "department", "observer", "active"]
+Tag = Annotated[str, Meta(min_length=1, max_length=128)]
+Many = Annotated[int, Meta(ge=1, le=2**53)]
+Usd = Annotated[Decimal, Meta(ge=0)]
+
+
+class SessionKey(NamedTuple):
+    tenant: str
+    session_id: str
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a session may use; None: no limit of its own. `turn_timeout_ms` ends a turn, the others the session."""
+
+    max_idle_ms: Many | None = None
+    max_lifetime_ms: Many | None = None
+    max_budget_usd: Usd | None = None
+    max_turns: Many | None = None
+    max_tokens: Many | None = None
+    turn_timeout_ms: Many | None = None
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a million tokens cost, in USD, where the session knows it and the price table does not. Cached tokens cost
+    what input does unless they have a price of their own."""
+
+    input_usd_per_mtok: Usd
+    output_usd_per_mtok: Usd
+    cache_read_usd_per_mtok: Usd | None = None
+    cache_creation_usd_per_mtok: Usd | None = None
+
+
+class Spent(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a session, or one agent of it, has used. `cost_nanousd` is the sum of what has a price; `unpriced_turns` had
+    usage and none."""
+
+    turns: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_creation_tokens: int = 0
+    reasoning_tokens: int = 0
+    tool_calls: int = 0
+    errors: int = 0
+    cost_nanousd: int = 0
+    unpriced_turns: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+class Described(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What of a session is looked at only together with it; one column."""
+
+    description: str = ""
+    workspace: str = ""
+    tags: Sequence[str] = ()
+    capabilities: Sequence[str] = ()
+    constraints: Sequence[str] = ()
+    resources: Mapping[str, object] = {}
+    metadata: Mapping[str, object] = {}
+    config: RunnerConfig = RunnerConfig()
+    limits: Limits = Limits()
+    price: Price | None = None
+    on_disconnect: Literal["continue", "stop"] = "continue"
+    final_message: str = ""
+    by_agent: Mapping[str, Spent] = {}
+
+
+class Session(msgspec.Struct, kw_only=True):
+    """A row of `sessions`. Times are wall milliseconds."""
+
+    tenant: str
+    id: str
+    status: Status
+    pattern: Pattern
+    role: Role
+    kind: SessionType
+    interface: str
+    user_id: str
+    name: str
+    runner: str
+    model: str
+    parent_id: str | None
+    root_id: str
+    resumed_from: str | None
+    revision: int
+    """Moves with every change that a caller may ask for; a PATCH names the one that it saw."""
+    epoch: int
+    """Moves whenever a node takes the session up: what an earlier owner still writes finds another one here."""
+    node: str | None
+    """The lease of the node that runs its turn, or holds its runner open."""
+    turn_id: str | None
+    """Of the turn that runs."""
+    stopping: str
+    """The name of the ending that its owner is asked for, or empty."""
+    created_ms: int
+    active_ms: int
+    ended_ms: int | None
+    due_ms: int | None
+    """When the sweep must look at it next, whatever for."""
+    outcome: OutcomeStatus | Literal[""]
+    error_code: str
+    event_id: str
+    amendment_id: str | None
+    messages: int
+    """How many it has said itself: the `seq` of the last."""
+    events: int
+    """How many session events there are: the `seq` of the last."""
+    queued: int
+    """Messages that wait for the turn before them."""
+    spent: Spent
+    described: Described
+    state: bytes
+    """A JSON object."""
+
+    @property
+    def key(self) -> SessionKey:
+        return SessionKey(self.tenant, self.id)
+
+
+class NewSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What `POST /v1/sessions` takes."""
+
+    pattern: Pattern
+    runner: Short | None = None
+    """The name of one of the server's runners; without one, `hosting.default_runner`."""
+    config: RunnerConfig = RunnerConfig()
+    limits: Limits = Limits()
+    price: Price | None = None
+    role: Role = "active"
+    kind: SessionType = "api"
+    interface: Annotated[str, Meta(max_length=64)] = "api"
+    user_id: Id | None = None
+    name: Annotated[str, Meta(max_length=256)] = ""
+    description: Annotated[str, Meta(max_length=4096)] = ""
+    workspace: Annotated[str, Meta(max_length=1024)] = ""
+    tags: Annotated[Sequence[Tag], Meta(max_length=64)] = ()
+    capabilities: Annotated[Sequence[Tag], Meta(max_length=64)] = ()
+    constraints: Annotated[Sequence[Tag], Meta(max_length=64)] = ()
+    resources: Mapping[str, object] = {}
+    metadata: Mapping[str, object] = {}
+    state: Mapping[str, object] = {}
+    parent_id: Id | None = None
+    resumed_from: Id | None = None
+    """An ended session whose conversation and state this one goes on with."""
+    snapshot_id: Id | None = None
+    """A snapshot to begin from."""
+    on_disconnect: Literal["continue", "stop"] = "continue"
+    """What a turn does whose client has hung up."""
+
+
+class Patch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What `PATCH /v1/sessions/{id}` takes; what is not given stays."""
+
+    revision: int
+    """The one that the caller saw."""
+    name: Annotated[str, Meta(max_length=256)] | None = None
+    description: Annotated[str, Meta(max_length=4096)] | None = None
+    tags: Annotated[Sequence[Tag], Meta(max_length=64)] | None = None
+    capabilities: Annotated[Sequence[Tag], Meta(max_length=64)] | None = None
+    constraints: Annotated[Sequence[Tag], Meta(max_length=64)] | None = None
+    metadata: Mapping[str, object] | None = None
+    state: Mapping[str, object] | None = None
+    limits: Limits | None = None
+    on_disconnect: Literal["continue", "stop"] | None = None
