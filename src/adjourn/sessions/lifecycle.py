@@ -53,7 +53,10 @@ def path(status: Status, to: Status) -> list[Status]:
         return [to]
     if to == "terminated" and status == "initializing":
         return ["error"]
-    return next(([step, to] for step in sorted(NEXT[status] - ENDED) if to in NEXT[step]), [])
+    for step in NEXT:
+        if step in NEXT[status] and step not in ENDED and to in NEXT[step]:
+            return [step, to]
+    return []
 
 
 def completed(*, outcome: OutcomeStatus = "success", error_code: str = "", final_message: str = "") -> Ending:
