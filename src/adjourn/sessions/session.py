@@ -17,7 +17,8 @@ from adjourn.sessions.lifecycle import Status
 Role = Literal["director", "department", "observer", "active"]
 Tag = Annotated[str, Meta(min_length=1, max_length=128)]
 Many = Annotated[int, Meta(ge=1, le=2**53)]
-Usd = Annotated[Decimal, Meta(ge=0)]
+Usd = Decimal
+"""Finite and not negative, which msgspec cannot say of a decimal: `_check_usd` does."""
 
 
 class SessionKey(NamedTuple):
@@ -35,6 +36,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_tokens: Many | None = None
     turn_timeout_ms: Many | None = None
 
+    def __post_init__(self) -> None:
+        _check_usd(max_budget_usd=self.max_budget_usd)
+
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a million tokens cost, in USD, where the session knows it and the price table does not. Cached tokens cost
@@ -44,6 +48,21 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     output_usd_per_mtok: Usd
     cache_read_usd_per_mtok: Usd | None = None
     cache_creation_usd_per_mtok: Usd | None = None
+
+    def __post_init__(self) -> None:
+        _check_usd(
+            input_usd_per_mtok=self.input_usd_per_mtok,
+            output_usd_per_mtok=self.output_usd_per_mtok,
+            cache_read_usd_per_mtok=self.cache_read_usd_per_mtok,
+            cache_creation_usd_per_mtok=self.cache_creation_usd_per_mtok,
+        )
+
+
+def _check_usd(**amounts: Usd | None) -> None:
+    """Decoding turns the ValueError into a ValidationError."""
+    for name, amount in amounts.items():
+        if amount is not None and not (amount.is_finite() and amount >= 0):
+            raise ValueError(f"{name} is {amount}; give an amount in USD that is not negative")
 
 
 class Spent(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -82,6 +101,8 @@ class Described(msgspec.Struct, kw_only=True, omit_defaults=True):
     on_disconnect: Literal["continue", "stop"] = "continue"
     final_message: str = ""
     by_agent: Mapping[str, Spent] = {}
+    cost_estimated: bool = False
+    """Some of its cost is a reservation that nobody could settle."""
 
 
 class Session(msgspec.Struct, kw_only=True):
