@@ -150,7 +150,8 @@ VALUES = st.recursive(
 @given(st.dictionaries(KEYS, VALUES, max_size=6), st.dictionaries(KEYS, VALUES, max_size=6))
 def test_any_mapping_loads_or_is_refused(mapping: dict[str, object], destination: dict[str, object]) -> None:
     """Whatever a mapping holds, it becomes settings or a ConfigInvalid with a remedy on each line; never a crash."""
-    for raw in (mapping, {**mapping, "routing": {"destinations": [destination, destination]}}):
+    listed = {"routing": {"destinations": [destination, destination]}, "hosting": {"runners": [destination]}}
+    for raw in (mapping, mapping | listed):
         try:
             loaded = parse(raw, "a mapping", {})
         except ConfigInvalid as refused:

@@ -9,7 +9,7 @@ from psycopg.conninfo import conninfo_to_dict
 from rich.pretty import pretty_repr
 
 from adjourn.errors import ConfigInvalid
-from adjourn.layer import destination_settings, settings_by_name
+from adjourn.layer import LISTS, settings_by_name
 from adjourn.secret import Secret
 from adjourn.setting import Leaf, Section
 from adjourn.settings import (
@@ -44,7 +44,7 @@ def webhook(**fields: object) -> DestinationSettings:
 
 
 def registered() -> dict[str, Leaf]:
-    nested = {f"routing.destinations[].{name}": leaf for name, leaf in destination_settings().items()}
+    nested = {f"{path}[].{name}": leaf for path, it in LISTS.items() for name, leaf in it.settings.items()}
     return dict(settings_by_name()) | nested
 
 

@@ -14,17 +14,17 @@ from typing import cast
 from adjourn.errors import ConfigInvalid
 from adjourn.layer import (
     ALIASES,
-    DESTINATIONS,
+    LISTS,
     Given,
     Layer,
-    destination_settings,
+    Listing,
     section_names,
     settings_by_name,
     suggest,
 )
 from adjourn.secret import Secret, mask
 from adjourn.setting import Headers, Leaf, Problem, Secrets, Section, leaves, named
-from adjourn.settings import DestinationSettings, Draft, Settings, find_problems, invalid
+from adjourn.settings import Draft, Settings, find_problems, invalid
 
 DEFAULT_FILE = "adjourn.yaml"
 PREFIX = "ADJOURN_"
@@ -267,11 +267,11 @@ class _Values:
 def _settle(layers: list[Layer], environ: Mapping[str, str]) -> Settings:
     values = _Values(environ)
     merged: dict[str, Given] = {}
-    destinations: list[dict[str, Given]] = []
+    lists: dict[str, list[dict[str, Given]]] = {}
     for layer in layers:
         merged |= layer.values
-        destinations = destinations if layer.destinations is None else layer.destinations
-    fields = _fields(values, merged, destinations)
+        lists |= layer.lists
+    fields = _fields(values, merged, lists)
     # A variable that a secret refers to is no unknown setting, whatever its name.
     problems = [p for layer in layers for p in layer.problems if p.path not in values.referred] + values.problems
     rules = [p for p in find_problems(Draft(**fields)) if not values.stands_in(p.path)]  # pyright: ignore[reportArgumentType]  each value fits its Leaf
@@ -280,25 +280,28 @@ def _settle(layers: list[Layer], environ: Mapping[str, str]) -> Settings:
     return Settings(**fields)  # pyright: ignore[reportArgumentType]  as above
 
 
-def _fields(values: _Values, merged: Mapping[str, Given], destinations: list[dict[str, Given]]) -> dict[str, object]:
+def _fields(
+    values: _Values, merged: Mapping[str, Given], lists: Mapping[str, list[dict[str, Given]]]
+) -> dict[str, object]:
     fields: dict[str, object] = values.section({k: v for k, v in merged.items() if "." not in k}, leaves(Draft), "")
     for name in section_names():
         prefix = f"{name}."
         given = {k.removeprefix(prefix): v for k, v in merged.items() if k.startswith(prefix)}
         kind = cast("type[Section]", leaves(Draft)[name].section)
         inner = values.section(given, leaves(kind), prefix)
-        if name == "routing":
-            inner["destinations"] = tuple(_destination(values, it, i) for i, it in enumerate(destinations))
+        for path, items in lists.items():
+            if path.startswith(prefix):
+                listed = tuple(_item(values, LISTS[path], it, f"{path}[{i}]") for i, it in enumerate(items))
+                inner[path.removeprefix(prefix)] = listed
         fields[name] = kind(**inner)
     return fields
 
 
-def _destination(values: _Values, given: Mapping[str, Given], index: int) -> DestinationSettings:
-    path = f"{DESTINATIONS}[{index}]"
+def _item(values: _Values, listing: Listing, given: Mapping[str, Given], path: str) -> Section:
     values.origins[path] = next((it.origin for it in given.values()), "")
-    fields = values.section(given, destination_settings(), f"{path}.")
+    fields = values.section(given, listing.settings, f"{path}.")
     if "type" not in fields:
-        # That is reported already. A stand-in keeps the numbers of those that follow.
+        # That is reported already. A stand-in keeps the numbers of those that follow, and what refers to its name.
         values.refused.append(path)
-        fields |= {"type": "logfile", "name": f"without-type-{index}"}
-    return DestinationSettings(**fields)  # pyright: ignore[reportArgumentType]  each value fits its Leaf
+        fields = {"name": f"without-type-{len(values.refused)}", **fields, "type": listing.types[0]}
+    return listing.section(**fields)

@@ -6,12 +6,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import cast
+from typing import cast, get_args
 
 import msgspec
 
-from adjourn.setting import Leaf, Problem, describe, kind_of, leaves, named, short
-from adjourn.settings import DestinationSettings, Draft
+from adjourn.setting import Leaf, Problem, Section, describe, kind_of, leaves, named, short
+from adjourn.settings import DestinationSettings, Draft, RunnerSettings
 
 WRAPPER = "session_completion_runtime"  # a whole configuration may stand under this key
 ALIASES = {
@@ -22,10 +22,39 @@ ALIASES = {
     "destinations": "routing.destinations",
     "validation.deduplication_window_sec": "validation.dedupe_window_s",
 }
-DESTINATION_ALIASES = {"endpoint": "url"}
-TYPE_ALIASES = {"log": "logfile"}
-NESTED = "config"  # what is particular to a destination may stand one level deeper
-DESTINATIONS = "routing.destinations"
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting that is a list of mappings, each with a `type`: whose settings they are, and how else they are written.
+
+    `aliases` are of their settings, `type_aliases` of the types; `implied` is the type of what has a certain setting
+    and no type; under `nested`, settings may stand one level deeper."""
+
+    section: type[Section]
+    aliases: Mapping[str, str] = {}
+    type_aliases: Mapping[str, str] = {}
+    implied: Mapping[str, str] = {}
+    nested: str = ""
+
+    @property
+    def settings(self) -> Mapping[str, Leaf]:
+        return leaves(self.section)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return get_args(self.settings["type"].type)
+
+
+LISTS: Mapping[str, Listing] = {
+    "routing.destinations": Listing(
+        section=DestinationSettings,
+        aliases={"endpoint": "url"},
+        type_aliases={"log": "logfile"},
+        implied={"url": "webhook"},
+        nested="config",
+    ),
+    "hosting.runners": Listing(section=RunnerSettings),
+}
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -36,12 +65,12 @@ class Given(msgspec.Struct, frozen=True):
 
 
 class Layer:
-    """`values` holds the settings that one source gives, `destinations` a mapping for each, or None if it has none."""
+    """`values` holds the settings that one source gives; `lists` those that are lists, a mapping for each item."""
 
     def __init__(self, source: str, origins: Mapping[str, str] | None = None) -> None:
         self.source = source
         self.values: dict[str, Given] = {}
-        self.destinations: list[dict[str, Given]] | None = None
+        self.lists: dict[str, list[dict[str, Given]]] = {}
         self.problems: list[Problem] = []
         self._origins = origins or {}
 
@@ -80,9 +109,9 @@ class Layer:
             section, key = _split(name)
             known = names_in(section) or names_in("")
             self._unknown(wrapper + section, key, written, [n for n in known if not (wrapper and n == WRAPPER)])
-        elif native == DESTINATIONS:
-            earlier, self.destinations = self.destinations, self._read_destinations(value, written)
-            if earlier is not None and _bare(earlier) != _bare(self.destinations):
+        elif native in LISTS:
+            earlier, self.lists[native] = self.lists.get(native), self._read_list(LISTS[native], value, written)
+            if earlier is not None and _bare(earlier) != _bare(self.lists[native]):
                 self.refuse(written, f"{written} is given twice, with different values; keep one of them")
         else:
             self._put(self.values, native, value, written)
@@ -94,37 +123,45 @@ class Layer:
             fact = f"{written} is given before under another name, with another value ({into[name].origin})"
             self.refuse(written, f"{fact}; keep one of them")
 
-    def _read_destinations(self, value: object, written: str) -> list[dict[str, Given]]:
+    def _read_list(self, listing: Listing, value: object, written: str) -> list[dict[str, Given]]:
         if not isinstance(value, (list, tuple)):
-            self.refuse(written, f"{written} is {kind_of(value)}; give a list of mappings, one for each destination")
+            what = written.rpartition(".")[2].removesuffix("s")
+            self.refuse(written, f"{written} is {kind_of(value)}; give a list of mappings, one for each {what}")
             return []
         items = enumerate(cast("list[object]", value))
-        return [self._read_destination(item, f"{written}[{i}]") for i, item in items]
+        return [self._read_item(listing, item, f"{written}[{i}]") for i, item in items]
 
-    def _read_destination(self, value: object, written: str) -> dict[str, Given]:
+    def _read_item(self, listing: Listing, value: object, written: str) -> dict[str, Given]:
         found: dict[str, Given] = {}
         if not isinstance(value, Mapping):
             self.refuse(written, f"{written} is {kind_of(value)}; give a mapping with a type")
             return found
-        for key, it, parent in self._flattened(cast("Mapping[object, object]", value), written):
-            native, path = DESTINATION_ALIASES.get(key, key), f"{parent}.{key}"
-            if native not in destination_settings():
-                self._unknown(parent, key, path, [*destination_settings(), *DESTINATION_ALIASES])
+        for key, it, parent in self._flattened(listing.nested, cast("Mapping[object, object]", value), written):
+            native, path = listing.aliases.get(key, key), f"{parent}.{key}"
+            if native not in listing.settings:
+                self._unknown(parent, key, path, [*listing.settings, *listing.aliases])
             elif native == "type" and isinstance(it, str):
-                self._put(found, native, TYPE_ALIASES.get(it, it), path)
+                self._put(found, native, listing.type_aliases.get(it, it), path)
             else:
                 self._put(found, native, it, path)
-        if "type" not in found and "url" in found:
-            found["type"] = Given("webhook", found["url"].origin)
-        elif "type" not in found:
-            options = describe(destination_settings()["type"].type)
-            self.refuse(written, f"{written}.type is missing; give {options}, or a url for a webhook")
+        if "type" not in found:
+            self._imply_type(listing, found, written)
         return found
 
-    def _flattened(self, value: Mapping[object, object], written: str) -> Iterator[tuple[str, object, str]]:
+    def _imply_type(self, listing: Listing, found: dict[str, Given], written: str) -> None:
+        for name, kind in listing.implied.items():
+            if name in found:
+                found["type"] = Given(kind, found[name].origin)
+                return
+        options = [describe(listing.settings["type"].type), *(f"a {n} for a {k}" for n, k in listing.implied.items())]
+        self.refuse(written, f"{written}.type is missing; give {', or '.join(options)}")
+
+    def _flattened(
+        self, nested: str, value: Mapping[object, object], written: str
+    ) -> Iterator[tuple[str, object, str]]:
         for key, it in self._items(value, written):
-            if key == NESTED:
-                inner = f"{written}.{NESTED}"
+            if nested and key == nested:
+                inner = f"{written}.{nested}"
                 yield from ((k, v, inner) for k, v in self._items(it, inner))
             else:
                 yield key, it, written
@@ -161,13 +198,13 @@ def _split(name: str) -> tuple[str, str]:
     return (section, key) if named(name) == name else ("", name)
 
 
-def _bare(destinations: list[dict[str, Given]]) -> list[dict[str, object]]:
-    return [{name: given.value for name, given in destination.items()} for destination in destinations]
+def _bare(items: list[dict[str, Given]]) -> list[dict[str, object]]:
+    return [{name: given.value for name, given in item.items()} for item in items]
 
 
 @functools.cache
 def settings_by_name() -> Mapping[str, Leaf]:
-    """`server.port` → its Leaf. All destinations are one setting here; `destination_settings` are those of each."""
+    """`server.port` → its Leaf. A list is one setting here; `LISTS` has those of each item."""
     found: dict[str, Leaf] = {}
     for name, leaf in leaves(Draft).items():
         if leaf.section is None:
@@ -175,10 +212,6 @@ def settings_by_name() -> Mapping[str, Leaf]:
         else:
             found |= {f"{name}.{inner}": it for inner, it in leaves(leaf.section).items()}
     return found
-
-
-def destination_settings() -> Mapping[str, Leaf]:
-    return leaves(DestinationSettings)
 
 
 @functools.cache

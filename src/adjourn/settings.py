@@ -12,11 +12,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from adjourn import routing_settings
+from adjourn import hosting_settings, routing_settings
 from adjourn.addresses import bad_database_url, bad_origins, bad_web_url
 from adjourn.errors import ConfigInvalid
+from adjourn.hosting_settings import HostingSettings as HostingSettings  # the one place to import them from
+from adjourn.hosting_settings import RunnerSettings as RunnerSettings
 from adjourn.redaction_rules import parse_rule
-from adjourn.routing_settings import DestinationSettings as DestinationSettings  # the one place to import them from
+from adjourn.routing_settings import DestinationSettings as DestinationSettings
 from adjourn.routing_settings import RoutingSettings as RoutingSettings
 from adjourn.secret import reveal
 from adjourn.setting import Count, Days, Line, Problem, SecretText, Section, Text, given, misfits
@@ -104,6 +106,7 @@ class Draft(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     routing: RoutingSettings = RoutingSettings()
     server: ServerSettings = ServerSettings()
     sessions: SessionsSettings = SessionsSettings()
+    hosting: HostingSettings = HostingSettings()
     otlp: OtlpSettings = OtlpSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
@@ -125,6 +128,10 @@ class Settings(Draft, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def spool_dir(self) -> str:
         return self.capture.spool_dir or f"{self.data_dir}/spool"
+
+    @property
+    def workspaces_dir(self) -> str:
+        return self.hosting.workspaces or f"{self.data_dir}/workspaces"
 
 
 def default_settings() -> Settings:
@@ -211,6 +218,10 @@ def _routing(draft: Draft) -> Iterator[Problem]:
     return routing_settings.find_problems(draft.routing)
 
 
+def _hosting(draft: Draft) -> Iterator[Problem]:
+    return hosting_settings.find_problems(draft.hosting)
+
+
 def _drops(draft: Draft) -> Iterator[Problem]:
     for i, destination in enumerate(draft.routing.destinations):
         path = f"routing.destinations[{i}].drop_after_ms"
@@ -225,6 +236,7 @@ _RULES: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     _redaction,
     _server,
     _sessions,
+    _hosting,
     _routing,
     _drops,
 )

@@ -63,8 +63,9 @@ def rendered(value: object, directory: Path) -> object:
 
 
 def _put(mapped: dict[str, Any], name: str, value: object) -> None:
-    if name.startswith("routing.destinations[]."):
-        mapped["routing"]["destinations"][0][name.rpartition(".")[2]] = value
+    if "[]." in name:
+        section, listed, key = name.replace("[]", "").split(".")
+        mapped[section][listed][0][key] = value
     elif "." in name:
         section, key = name.split(".")
         mapped.setdefault(section, {})[key] = value
