@@ -79,9 +79,10 @@ class Tx(Reader, Protocol):
         """Put events into the log at the batch's end. `producer`: known sender, exact by `Record.sequence`."""
         ...
 
-    def debit(self, account: str, amount: int) -> None:
+    def debit(self, account: str, amount: int, *, forced: bool = False) -> None:
         """Take `amount` from an account at the batch's end (negative: give). Refused: the write fails with
-        `DebitRefused`, and the rest of the batch goes on."""
+        `DebitRefused`, and the rest of the batch goes on. Only taking is refused, where less than nothing would be left
+        (what the same write gives, or forces, counts first) or there is no such account; `forced`: only that."""
         ...
 
     def attempt(self) -> AbstractContextManager[None]:

@@ -39,7 +39,7 @@ def test_an_attempt_takes_its_events_and_debits_back(driver: Driver) -> None:
         raise KeyError
     with tx.attempt():
         tx.debit("a", 2)
-    assert tx.debits == {"a": 3}
+    assert tx.debits == {"a": (3, True)}
     assert [a.records[0].event_id for a in tx.appended] == ["kept"]
     assert tx.rows("SELECT count(*) FROM t") == [(0,)]
 

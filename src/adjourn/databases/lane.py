@@ -242,16 +242,20 @@ class Lane:
         raise _BatchBroken
 
     def _apply_debits(self, tx: LaneTx, jobs: Sequence[Job]) -> None:
-        """Accounts in order, each once, so that two lanes cannot deadlock."""
-        for account, amount in sorted(tx.debits.items()):
-            changed = self._driver.run(
-                "UPDATE accounts SET balance = balance - ? WHERE name = ? AND balance >= ?", (amount, account, amount)
-            )
-            if changed:
+        """Accounts in order, each once, so that two lanes cannot deadlock.
+
+        A sum that leaves nothing below zero is good for each member: what was given or forced counts first, and each
+        that takes leaves at least what is there in the end. Any other is for the members one by one to be judged."""
+        for account, (amount, refusable) in sorted(tx.debits.items()):
+            enough, held = (" AND balance >= ?", (amount,)) if refusable else ("", ())
+            sql = f"UPDATE accounts SET balance = balance - ? WHERE name = ?{enough}"
+            if self._driver.run(sql, (amount, account, *held)):
                 continue
             if len(jobs) > 1:
                 raise _BatchBroken
             refused = DebitRefused(f"account {account} does not hold {amount}; credit it or ask for less")
+            if not refusable:
+                refused = DebitRefused(f"there is no account {account}; open it first")
             raise _BatchBroken from refused
 
     # --- when something fails ------------------------------------------------------------------------------------

@@ -78,7 +78,8 @@ class LaneTx:
         self._driver = driver
         self.dialect: Dialect = driver.dialect
         self.appended: list[Appended] = []
-        self.debits: dict[str, int] = {}
+        self.debits: dict[str, tuple[int, bool]] = {}
+        """By account: what to take in all, and whether any of it may be refused."""
         self.touched = False
         self._savepoints = 0
 
@@ -95,8 +96,9 @@ class LaneTx:
         self.appended.append(pending)
         return pending
 
-    def debit(self, account: str, amount: int) -> None:
-        self.debits[account] = self.debits.get(account, 0) + amount
+    def debit(self, account: str, amount: int, *, forced: bool = False) -> None:
+        total, refusable = self.debits.get(account, (0, False))
+        self.debits[account] = total + amount, refusable or (amount > 0 and not forced)
 
     @contextmanager
     def attempt(self) -> Generator[None, None, None]:
@@ -138,7 +140,7 @@ class StepTx:
     def append(self, records: Sequence[Record], *, producer: str = "") -> Appended:
         raise RuntimeError("the log's own step cannot append")
 
-    def debit(self, account: str, amount: int) -> None:
+    def debit(self, account: str, amount: int, *, forced: bool = False) -> None:
         raise RuntimeError("the log's own step cannot debit")
 
     @contextmanager

@@ -170,6 +170,38 @@ async def debits_are_exact(rig: Rig, database: Database) -> None:
     assert await database.read(balance, "a") == 3
 
 
+async def a_forced_debit_is_never_refused(rig: Rig, database: Database) -> None:
+    """It is applied below zero too; so is what is given. Only who takes without force is refused, and alone: whatever
+    shares its batch, nothing is taken that was not there when those before it had their turn."""
+    for name, held in (("a", 10), ("b", -100), ("c", 10)):
+        await database.write(open_account, name, held)
+
+    def force(tx: Tx, account: str, amount: int) -> None:
+        tx.debit(account, amount, forced=True)
+
+    def settle(tx: Tx, give: int, want: int) -> str:
+        tx.debit("c", -give, forced=True)
+        tx.debit("c", want)
+        return put(tx, f"{give}/{want}")
+
+    results = await outcomes(*(database.write(force, "a", 3, key=str(n)) for n in range(20)))
+    assert results == [None] * 20, results
+    assert await database.read(balance, "a") == -50
+    await raises(DebitRefused, database.write(take, "a", 1))
+    await database.write(take, "a", -20)
+    assert await database.read(balance, "a") == -30, "what is given counts, however little"
+    results = await outcomes(
+        *(database.write(take, "b", -10), database.write(take, "b", 10), database.write(force, "b", 5))
+    )
+    assert [type(r) for r in results] == [type(None), DebitRefused, type(None)], results
+    assert await database.read(balance, "b") == -95
+    results = await outcomes(*(database.write(settle, give, want) for give, want in ((5, 15), (0, 1), (-4, 3), (9, 2))))
+    assert [isinstance(r, str) for r in results] == [True, False, False, True], results
+    assert await database.read(balance, "c") == 7
+    assert await database.read(ids) == ["5/15", "9/2"]
+    await raises(DebitRefused, database.write(force, "nobody", 1))
+
+
 CHECKS = (
     a_member_fails_alone,
     any_exception_reaches_its_caller,
@@ -177,4 +209,5 @@ CHECKS = (
     attempts_are_undone_alone,
     a_fence_holds,
     debits_are_exact,
+    a_forced_debit_is_never_refused,
 )
