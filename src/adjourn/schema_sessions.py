@@ -10,6 +10,8 @@ _CHILD = text("parent_id IS NOT NULL")
 _DUE = text("due_ms IS NOT NULL")
 _OWNED = text("node IS NOT NULL")
 _LIVE = text("ended_ms IS NULL")
+_ENDED = text("ended_ms IS NOT NULL")
+_UNCOUNTED = text("counted < events + revision")
 _NAMED = text("idempotency IS NOT NULL")
 _NEXT = text("next_ms IS NOT NULL")
 
@@ -58,13 +60,21 @@ sessions = Table(
     Column("unpriced_turns", BigInteger, nullable=False),
     Column("described", LargeBinary, nullable=False),
     Column("state", LargeBinary, nullable=False),
+    Column("counted", BigInteger, nullable=False, server_default=text("-1")),
+    Column("counted_as", LargeBinary),
     Index("sessions_by_status", "tenant", "status", "id"),
     Index("sessions_by_pattern", "tenant", "pattern", "id"),
     Index("sessions_by_user", "tenant", "user_id", "id"),
     Index("sessions_by_role", "tenant", "role", "id"),
     Index("sessions_by_kind", "tenant", "kind", "id"),
     Index("sessions_by_interface", "tenant", "interface", "id"),
-    Index("sessions_by_parent", "tenant", "parent_id", sqlite_where=_CHILD, postgresql_where=_CHILD),
+    Index("sessions_by_model", "tenant", "model", "id"),
+    Index("sessions_by_parent", "tenant", "parent_id", "id", sqlite_where=_CHILD, postgresql_where=_CHILD),
+    Index("sessions_by_root", "tenant", "root_id", "id", sqlite_where=_CHILD, postgresql_where=_CHILD),
+    Index("sessions_by_active", "tenant", "active_ms", "id"),
+    Index("sessions_by_ended", "tenant", "ended_ms", "id", sqlite_where=_ENDED, postgresql_where=_ENDED),
+    Index("sessions_by_cost", "tenant", "cost_nanousd", "id"),
+    Index("sessions_uncounted", "tenant", "active_ms", sqlite_where=_UNCOUNTED, postgresql_where=_UNCOUNTED),
     Index("sessions_by_due", "due_ms", sqlite_where=_DUE, postgresql_where=_DUE),
     Index("sessions_by_node", "node", sqlite_where=_OWNED, postgresql_where=_OWNED),
     Index("sessions_live_by_user", "tenant", "user_id", sqlite_where=_LIVE, postgresql_where=_LIVE),
@@ -138,13 +148,27 @@ session_totals = Table(
     Column("dimension", Text, primary_key=True),
     Column("value", Text, primary_key=True),
     Column("sessions", BigInteger, nullable=False),
+    Column("live", BigInteger, nullable=False),
     Column("turns", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
+    Column("cache_read_tokens", BigInteger, nullable=False),
+    Column("cache_creation_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
     Column("tool_calls", BigInteger, nullable=False),
     Column("errors", BigInteger, nullable=False),
     Column("cost_nanousd", BigInteger, nullable=False),
+    Column("unpriced_turns", BigInteger, nullable=False),
     Column("durations", LargeBinary, nullable=False),
+)
+
+session_leftovers = Table(
+    "session_leftovers",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("session_id", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 messages = Table(

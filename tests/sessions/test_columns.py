@@ -82,8 +82,8 @@ BARE = msgspec.structs.replace(
 
 
 def test_the_columns_are_those_of_the_table() -> None:
-    """In its order: neither has one that the other has not."""
-    assert tuple(str(column.name) for column in sessions.columns) == NAMES
+    """In its order; besides them it has those alone that say how far a session is counted in the totals."""
+    assert tuple(str(column.name) for column in sessions.columns) == (*NAMES, "counted", "counted_as")
 
 
 def _put(tx: Tx, session: Session) -> None:

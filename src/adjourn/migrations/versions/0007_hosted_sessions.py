@@ -54,6 +54,8 @@ def upgrade() -> None:
         sa.Column("unpriced_turns", sa.BigInteger, nullable=False),
         sa.Column("described", sa.LargeBinary, nullable=False),
         sa.Column("state", sa.LargeBinary, nullable=False),
+        sa.Column("counted", sa.BigInteger, nullable=False, server_default=sa.text("-1")),
+        sa.Column("counted_as", sa.LargeBinary, nullable=True),
         sa.PrimaryKeyConstraint("tenant", "id"),
     )
     op.create_table(
@@ -109,14 +111,27 @@ def upgrade() -> None:
         sa.Column("dimension", sa.Text, nullable=False),
         sa.Column("value", sa.Text, nullable=False),
         sa.Column("sessions", sa.BigInteger, nullable=False),
+        sa.Column("live", sa.BigInteger, nullable=False),
         sa.Column("turns", sa.BigInteger, nullable=False),
         sa.Column("input_tokens", sa.BigInteger, nullable=False),
         sa.Column("output_tokens", sa.BigInteger, nullable=False),
+        sa.Column("cache_read_tokens", sa.BigInteger, nullable=False),
+        sa.Column("cache_creation_tokens", sa.BigInteger, nullable=False),
+        sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
         sa.Column("tool_calls", sa.BigInteger, nullable=False),
         sa.Column("errors", sa.BigInteger, nullable=False),
         sa.Column("cost_nanousd", sa.BigInteger, nullable=False),
+        sa.Column("unpriced_turns", sa.BigInteger, nullable=False),
         sa.Column("durations", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("tenant", "dimension", "value"),
+    )
+    op.create_table(
+        "session_leftovers",
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("session_id", sa.Text, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "session_id"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "messages",
@@ -168,7 +183,13 @@ def upgrade() -> None:
     _index("sessions_by_interface", "sessions", ["tenant", "interface", "id"])
     _index("sessions_by_kind", "sessions", ["tenant", "kind", "id"])
     _index("sessions_by_node", "sessions", ["node"], where="node IS NOT NULL")
-    _index("sessions_by_parent", "sessions", ["tenant", "parent_id"], where="parent_id IS NOT NULL")
+    _index("sessions_by_active", "sessions", ["tenant", "active_ms", "id"])
+    _index("sessions_by_cost", "sessions", ["tenant", "cost_nanousd", "id"])
+    _index("sessions_by_ended", "sessions", ["tenant", "ended_ms", "id"], where="ended_ms IS NOT NULL")
+    _index("sessions_by_model", "sessions", ["tenant", "model", "id"])
+    _index("sessions_by_parent", "sessions", ["tenant", "parent_id", "id"], where="parent_id IS NOT NULL")
+    _index("sessions_by_root", "sessions", ["tenant", "root_id", "id"], where="parent_id IS NOT NULL")
+    _index("sessions_uncounted", "sessions", ["tenant", "active_ms"], where="counted < events + revision")
     _index("sessions_by_pattern", "sessions", ["tenant", "pattern", "id"])
     _index("sessions_by_role", "sessions", ["tenant", "role", "id"])
     _index("sessions_by_status", "sessions", ["tenant", "status", "id"])
