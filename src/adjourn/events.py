@@ -1,4 +1,5 @@
-"""What a completion is: schema v1.2 of `session.completed`, and the forms in which an event travels inside Adjourn.
+"""What an event is: schema v1.2 of completions, the changes of status that Adjourn writes itself, and the forms in
+which events travel inside Adjourn.
 
 The bytes that a sender wrote are kept as they came (`body`), so that unknown fields survive; what Adjourn adds (cost,
 price provenance, times) stands beside them. Times are RFC 3339 with an offset; counts are integers; cost outside is
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -27,6 +28,11 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Short = Annotated[str, Meta(max_length=1024)]
 
 EventType = Literal["session.completed", "session.amended"]
+COMPLETION_TYPES: Final[tuple[str, ...]] = get_args(EventType)
+"""What senders send, and destinations receive unless their settings say otherwise."""
+STATUS_CHANGED: Final = "session.status_changed"
+EVENT_TYPES: Final = (*COMPLETION_TYPES, STATUS_CHANGED)
+"""All that the log may hold."""
 SessionType = Literal["chat", "api", "autonomous", "realtime"]
 Modality = Literal["text", "audio", "video", "image"]
 Transport = Literal["http", "sse", "websocket", "webrtc", "sip"]
@@ -93,6 +99,27 @@ class Completion(msgspec.Struct, gc=False, omit_defaults=True, kw_only=True):
     """On `session.amended`: the id of the event that this one corrects."""
 
 
+class HostedPart(msgspec.Struct, gc=False, omit_defaults=True, kw_only=True):
+    session_id: Id
+    pattern: Short | None = None
+    revision: Count | None = None
+    """Rises with each change of the session."""
+
+
+class StatusChanged(
+    msgspec.Struct, gc=False, omit_defaults=True, kw_only=True, rename={"from_status": "from", "to_status": "to"}
+):
+    """One `session.status_changed` event: Adjourn itself writes it when a session that it hosts changes its status."""
+
+    event_type: Literal["session.status_changed"]
+    event_id: Id
+    timestamp: Time | None = None
+    session: HostedPart
+    from_status: Short | None = None
+    to_status: Short | None = None
+    reason: Short | None = None
+
+
 class Record(msgspec.Struct, gc=False):
     """An event on its way into the log: validated, priced, identified."""
 
@@ -127,6 +154,7 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     price_ref: str
 
     def completion(self) -> Completion:
+        """Raises ValueError where it is none: `is_status_changed` tells."""
         return decode_completion(self.body)
 
 
@@ -143,3 +171,30 @@ class SessionIdentity(msgspec.Struct, gc=False):
 
 decode_completion = msgspec.json.Decoder(Completion).decode
 decode_identity = msgspec.json.Decoder(Identity).decode
+decode_status_changed = msgspec.json.Decoder(StatusChanged).decode
+
+
+class _Kind(msgspec.Struct, gc=False):
+    event_type: str | None = None
+
+
+_decode_kind = msgspec.json.Decoder(_Kind).decode
+_MARK: Final = STATUS_CHANGED.encode()
+
+
+def event_type_of(body: bytes) -> str:
+    """Without looking at the rest; empty where that cannot be read."""
+    try:
+        return _decode_kind(body).event_type or "session.completed"
+    except (ValueError, RecursionError):
+        return ""
+
+
+def is_status_changed(body: bytes) -> bool:
+    """Nearly free where it is not: Adjourn writes these events itself, and never with escapes in their type."""
+    return _MARK in body and event_type_of(body) == STATUS_CHANGED
+
+
+def decode_event(body: bytes) -> Completion | StatusChanged:
+    """Raises ValueError, ArithmeticError or RecursionError for what is neither."""
+    return decode_status_changed(body) if is_status_changed(body) else decode_completion(body)

@@ -19,12 +19,12 @@ from adjourn import channels
 from adjourn.clock import Clock, SystemClock
 from adjourn.completion import quarantine
 from adjourn.completion.dedupe import judge
+from adjourn.completion.hashes import event_id_hash
 from adjourn.completion.otlp_service import Traces
 from adjourn.completion.pump_service import KeepTorn, Send
 from adjourn.completion.redact import redactor_of
 from adjourn.completion.results import Result, conflicting
 from adjourn.completion.service import Ingest, IngestSettings
-from adjourn.completion.validate import event_id_hash
 from adjourn.database import LEASE_MS, Reader, Tx
 from adjourn.databases.choose import database_for
 from adjourn.databases.laned import LanedDatabase

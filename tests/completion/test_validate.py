@@ -15,7 +15,8 @@ from tests.documented import differences, documented_names
 
 import adjourn.completion
 from adjourn import events
-from adjourn.completion.validate import BODY_BYTES_MAX, DEPTH_MAX, Context, Prepared, Problem, prepare
+from adjourn.completion.body import BODY_BYTES_MAX, DEPTH_MAX
+from adjourn.completion.validate import Context, Prepared, Problem, prepare
 from adjourn.events import Record, decode_completion
 from adjourn.ids import derived_event_id
 from adjourn.prices import PriceTable
@@ -392,8 +393,7 @@ def test_every_field_and_code_is_documented() -> None:
     fields = {prefix + f.name for prefix, part in PARTS.items() for f in msgspec.structs.fields(part)}
     fields -= {prefix.rstrip(".") for prefix in PARTS}
     assert differences(fields, documented_names("events.md", section="Fields"), page="events.md") == []
-    sources = [
-        Path(adjourn.completion.__file__).with_name(f"{name}.py").read_text() for name in ("validate", "explain")
-    ]
+    folder = Path(adjourn.completion.__file__).parent
+    sources = [(folder / f"{name}.py").read_text() for name in ("validate", "explain", "body")]
     codes = set(re.findall(r'Refused\(\s*"(\w+)"', "".join(sources))) | {"type_invalid", "value_invalid"}
     assert differences(codes, documented_codes, page="events.md") == []

@@ -58,6 +58,14 @@ def test_an_amendment_is_one_by_its_envelope_too() -> None:
     assert json.loads(_event(named)) == completed
 
 
+def test_what_no_sender_may_send_is_not_taken_for_a_completion() -> None:
+    """`type: session.status_changed` on the envelope alone is the type of the event, which is refused for it."""
+    structured = cloudevents.from_structured(encoded(type="session.status_changed"), 0)
+    binary = cloudevents.from_binary(json.dumps(DATA).encode(), {**HEADERS, "ce-type": "session.status_changed"})
+    for found in (structured, binary):
+        assert json.loads(_event(found))["event_type"] == "session.status_changed"
+
+
 def test_long_ids_stay_different() -> None:
     """Two sources that differ only behind the longest id that is taken are still two events."""
     ids = {

@@ -12,7 +12,15 @@ from typing import Literal, TypeAlias, cast
 
 from adjourn import ids
 from adjourn.database import Verdict
-from adjourn.events import BEACON, Completion, Record, StoredEvent, decode_completion
+from adjourn.events import (
+    BEACON,
+    Completion,
+    Record,
+    StoredEvent,
+    decode_completion,
+    decode_identity,
+    is_status_changed,
+)
 
 DedupeBy = Literal["event", "session"]
 
@@ -53,9 +61,15 @@ def judge(record: Record, holder: StoredEvent) -> Verdict:
     dedupe_by: DedupeBy = "session" if record.dedupe_hash else "event"
     if record.tenant != holder.tenant:
         return "accepted"
-    if identity(decode_completion(record.body), dedupe_by) != identity(holder.completion(), dedupe_by):
+    if _identity_in(record.body, dedupe_by) != _identity_in(holder.body, dedupe_by):
         return "accepted"
     return "duplicate" if same_content(record.body, holder.body) else "conflict"
+
+
+def _identity_in(body: bytes, dedupe_by: DedupeBy) -> str:
+    if is_status_changed(body):  # a session has many of them
+        return f"e:{decode_identity(body).event_id}"
+    return identity(decode_completion(body), dedupe_by)
 
 
 def same_content(a: bytes, b: bytes) -> bool:

@@ -41,6 +41,16 @@ def explain_reserved() -> Refused:
     )
 
 
+def explain_own() -> Refused:
+    """Or anyone who may send completions could make up what became of a hosted session."""
+    return Refused(
+        "event_type_reserved",
+        "event_type",
+        "event_type is session.status_changed, which Adjourn itself writes when a session that it hosts changes",
+        "send session.completed when a session has ended, or session.amended to correct that",
+    )
+
+
 def explain_type(message: str) -> Refused:
     """From msgspec's words, such as "Expected `int | null`, got `str` - at `$.usage.input_tokens`"."""
     fact, _, place = message.rpartition(" - at `$") if " - at `$" in message else (message, "", "")

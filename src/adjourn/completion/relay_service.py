@@ -43,8 +43,9 @@ class Relayed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 def relayed(context: Context) -> Context:
-    """Its times were judged by the clock of the node that took it first: this one's may be behind."""
-    return msgspec.structs.replace(context, timestamp_ahead_ms_max=AHEAD_MS_MAX)
+    """Its times were judged by the clock of the node that took it first: this one's may be behind. And changes of
+    status, which no sender may send, are that node's own."""
+    return msgspec.structs.replace(context, timestamp_ahead_ms_max=AHEAD_MS_MAX, relayed=True)
 
 
 def keep_costs(prepared: Prepared, costs: Sequence[Cost]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from adjourn.clock import Clock
-from adjourn.completion import quarantine
+from adjourn.completion import quarantine, status
 from adjourn.completion.dedupe import DedupeBy, judge
 from adjourn.completion.quarantine import Quarantined
 from adjourn.completion.redact import Redact, Unreadable
@@ -17,7 +17,7 @@ from adjourn.completion.relay_service import Cost, Resends, keep_costs, relayed
 from adjourn.completion.results import Result, conflict, conflicting, refusal, results_of, with_refused
 from adjourn.completion.validate import Context, Prepared, Problem, prepare
 from adjourn.database import Appended, Database, Fence, Tx
-from adjourn.events import Record
+from adjourn.events import Record, is_status_changed
 from adjourn.log import Log
 from adjourn.prices import PriceTable
 from adjourn.tracing import OFF, Tracing
@@ -50,7 +50,8 @@ class Counters(msgspec.Struct):
         self.duplicate += statuses.count("duplicate")
         self.conflict += statuses.count("conflict")
         self.invalid += statuses.count("invalid")
-        self.unpriced += [record.cost_nanousd for record in records].count(None)
+        unpriced = [record for record in records if record.cost_nanousd is None]
+        self.unpriced += sum([not is_status_changed(record.body) for record in unpriced])
 
 
 class Ingest:
@@ -133,17 +134,44 @@ class Ingest:
         prepared = prepare([raw], self._context(tenant))
         return prepared.records[0] if prepared.records else prepared.problems[0]
 
+    def status_record(
+        self,
+        tenant: str,
+        session_id: str,
+        *,
+        from_status: str,
+        to_status: str,
+        reason: str,
+        revision: int,
+        at_ms: int,
+        pattern: str = "",
+    ) -> Record:
+        """The event that a hosted session has changed its status, for `tx.append` in the transaction of that change.
+        `revision` must be another one for each change of the session: it is part of the event's id."""
+        settings = self._settings
+        change = status.Change(from_status, to_status, reason, revision, at_ms, pattern)
+        redact = None if settings.redact_for is None else settings.redact_for(tenant)
+        return status.status_record(settings.secret, tenant, session_id, change, redact)
+
     async def take_if(
-        self, tenant: str, raw: bytes, change: Callable[[Tx, Record], bool], *, source: str, fence: Fence | None = None
+        self,
+        tenant: str,
+        raw: bytes,
+        change: Callable[[Tx, Record], bool],
+        *,
+        source: str,
+        fence: Fence | None = None,
+        key: str = "",
     ) -> Result | None:
         """Write one event in the transaction of the change of state that it tells of. None: `change` said that it does
-        not take place, and nothing was written. A body that is invalid goes to quarantine, and nothing is changed."""
+        not take place, and nothing was written. A body that is invalid goes to quarantine, and nothing is changed.
+        `key`: the lane's, the root of a tree of sessions; without one, the session's id."""
         found = await self.examine(tenant, raw)
         if not isinstance(found, Record):
             return (await self.take(tenant, [raw], source=source))[0]
         self.in_hand += 1
         try:
-            appended = await self._database.write(_put_if, change, found, key=found.session_id, fence=fence)
+            appended = await self._database.write(_put_if, change, found, key=key or found.session_id, fence=fence)
         finally:
             self.in_hand -= 1
         if appended is None:

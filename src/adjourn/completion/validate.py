@@ -8,29 +8,34 @@ docs/reference/events.md states the rules. Functions here are few and flat becau
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Final, NoReturn
 
 import msgspec
 
+from adjourn.completion.body import read
 from adjourn.completion.dedupe import DedupeBy, derived_id, identity, is_claim
-from adjourn.completion.explain import Refused, explain_malformed, explain_reserved, explain_type
+from adjourn.completion.explain import Refused, explain_reserved
+from adjourn.completion.hashes import hashers
 from adjourn.completion.redact import Redact, Unreadable
-from adjourn.events import BEACON_PREFIX, Completion, Record, SessionPart, UsagePart, decode_completion
+from adjourn.completion.status import record_of
+from adjourn.events import (
+    BEACON_PREFIX,
+    Completion,
+    Record,
+    SessionPart,
+    UsagePart,
+    decode_completion,
+    decode_status_changed,
+    is_status_changed,
+)
 from adjourn.prices import SENT, PriceTable, nanousd_of
 
-BODY_BYTES_MAX = 256 * 1024
-DEPTH_MAX = 64
 COST_USD_MAX = 1_000_000_000
 
 _WHITESPACE: Final = b" \t\r\n"  # JSON's own; str.strip would take more
-_BRACKETS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
-_ESCAPED_LETTER: Final = re.compile(rb"\\u00[567]")
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -49,6 +54,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The values of `metadata.source` that are taken; empty: all."""
     redact: Redact | None = None
     """Takes out of a body what must not be kept, before anything else is made of it."""
+    relayed: bool = False
+    """From another Adjourn, which hands on what it has written itself, too."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -78,7 +85,7 @@ def prepare(raws: Sequence[bytes], ctx: Context, sequences: Sequence[int] | None
     `sequences`, parallel to `raws`, are the numbers that a known producer gave its events; without them all are 0."""
     tenant, now_ms, prices, sources, redact = ctx.tenant, ctx.now_ms, ctx.prices, ctx.sources, ctx.redact
     by_session = ctx.dedupe_by == "session"
-    copy_id_hasher, copy_session_hasher, copy_content_hasher = _hashers(ctx.secret, tenant)
+    copy_id_hasher, copy_session_hasher, copy_content_hasher = hashers(ctx.secret, tenant)
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
     latest = now + timedelta(milliseconds=ctx.timestamp_ahead_ms_max)
     records: list[Record] = []
@@ -88,7 +95,12 @@ def prepare(raws: Sequence[bytes], ctx: Context, sequences: Sequence[int] | None
         try:
             if redact is not None:
                 raw = _redacted(raw, redact)
-            event = _read(body := raw.strip(_WHITESPACE))
+            body = raw.strip(_WHITESPACE)
+            if ctx.relayed and is_status_changed(body):
+                records.append(_status_changed(body, ctx, 0 if sequences is None else sequences[index]))
+                places.append(index)
+                continue
+            event = read(body, decode_completion)
             _check(event, latest, sources)
         except Refused as refused:
             problems.append(Problem(index, refused.code, refused.path, refused.fact, refused.remedy, raw))
@@ -127,23 +139,13 @@ def _redacted(raw: bytes, redact: Redact) -> bytes:
     try:
         return redact(raw)
     except Unreadable:
-        _read(raw.strip(_WHITESPACE))  # refuses it for a reason of its own
+        read(raw.strip(_WHITESPACE), decode_completion)  # refuses it for a reason of its own
         raise Refused(
             "redaction_failed",
             "",
             "the event cannot be searched for what is to be redacted",
             "write its names and texts without half surrogate pairs",
         ) from None
-
-
-@lru_cache(maxsize=1024)
-def _hashers(secret: bytes, tenant: str) -> list[Callable[[], hashlib.blake2b]]:
-    """For event ids, session ids and contents: keyed and already fed with the tenant, because a copy is half the price
-    of a new one. Each has its own person, so that a session's id never hashes like an event's."""
-    name = tenant.encode()
-    prefix = len(name).to_bytes(4, "big") + name
-    persons = (b"adjourn.event", b"adjourn.session", b"adjourn.content")
-    return [hashlib.blake2b(prefix, digest_size=8, key=secret, person=person).copy for person in persons]
 
 
 def _session_hash(event: Completion, hasher: hashlib.blake2b) -> bytes:
@@ -154,73 +156,12 @@ def _session_hash(event: Completion, hasher: hashlib.blake2b) -> bytes:
     return hasher.digest()
 
 
-def event_id_hash(secret: bytes, tenant: str, event_id: str) -> bytes:
-    """`Record.id_hash` of an event's id, to look it up by."""
-    hasher = _hashers(secret, tenant)[0]()
-    hasher.update(event_id.encode("utf-8", "surrogatepass"))
-    return hasher.digest()
-
-
-def _read(body: bytes) -> Completion:
-    """Decode, and refuse what the decoder lets through: it does not look inside fields that it does not know."""
-    if len(body) > BODY_BYTES_MAX:
-        raise Refused(
-            "body_too_large",
-            "",
-            f"the event is {len(body)} bytes; {BODY_BYTES_MAX} is the most",
-            "shorten outcome.final_message or move the bulk elsewhere and send a reference",
-        )
-    try:
-        event = decode_completion(body)
-    except RecursionError:
-        _refuse_depth()
-    except msgspec.ValidationError as error:
-        raise explain_type(str(error)) from None
-    except (ValueError, ArithmeticError) as error:  # malformed JSON, invalid UTF-8, numbers that Decimal cannot hold
-        raise explain_malformed(body, error) from None
-    if not body.isascii():
-        try:
-            body.decode()
-        except UnicodeDecodeError as error:
-            raise explain_malformed(body, error) from None
-    if (b"[" in body or body.count(b"{") > DEPTH_MAX) and _too_deep(body):
-        _refuse_depth()
-    # An escaped letter may spell a key that a plain search does not see.
-    if body.count(b'"event_id"') > 1 or (b"\\" in body and _ESCAPED_LETTER.search(body)):
-        _refuse_repeated_event_id(body)
-    return event
-
-
-def _too_deep(body: bytes) -> bool:
-    if body.count(b"{") + body.count(b"[") <= DEPTH_MAX:
-        return False
-    depth = 0
-    for match in _BRACKETS.finditer(body):
-        token = match[0]
-        if token in (b"{", b"["):
-            depth += 1
-            if depth > DEPTH_MAX:
-                return True
-        elif token in (b"}", b"]"):
-            depth -= 1
-    return False
-
-
-def _refuse_depth() -> NoReturn:
-    raise Refused("body_too_deep", "", f"the event nests deeper than {DEPTH_MAX} levels", "flatten it")
-
-
-def _refuse_repeated_event_id(body: bytes) -> None:
-    """Readers differ in which of two equal keys they take; an id must not depend on the reader."""
-    outermost: list[tuple[str, object]] = []
-
-    def keep(pairs: list[tuple[str, object]]) -> None:
-        nonlocal outermost
-        outermost = pairs  # the outermost object is finished last
-
-    json.loads(body, parse_int=str, parse_float=str, object_pairs_hook=keep)
-    if sum(key == "event_id" for key, _ in outermost) > 1:
-        raise Refused("event_id_repeated", "event_id", "event_id is there more than once", "send it once")
+def _status_changed(body: bytes, ctx: Context, sequence: int) -> Record:
+    event = read(body, decode_status_changed)
+    session_id, event_id = event.session.session_id, event.event_id
+    _check_id("session.session_id", session_id)
+    _check_id("event_id", event_id)
+    return record_of(ctx.secret, ctx.tenant, session_id, event_id, body, ctx.now_ms, sequence)
 
 
 def _check(event: Completion, latest: datetime, sources: frozenset[str]) -> None:

@@ -11,10 +11,11 @@ import msgspec
 from adjourn.completion.explain import explain_malformed, explain_type
 from adjourn.completion.validate import Problem
 from adjourn.errors import BodyInvalid
+from adjourn.events import STATUS_CHANGED
 
 VERSION = "1.0"
 EVENT_ID_MAX = 256
-AMENDED = "session.amended"
+KEPT_TYPES = frozenset({"session.amended", STATUS_CHANGED})
 
 
 class _CloudEvent(msgspec.Struct):
@@ -77,13 +78,13 @@ def _malformed(item: bytes, index: int, error: Exception) -> Problem:
 
 def _identified(data: bytes, cloud_type: str, source: str, cloud_id: str) -> bytes:
     """source + id is unique in CloudEvents: where the data names no event_id, a resend must find its own again.
-    And an amendment whose envelope alone says so must not be taken for a completion."""
+    And what is no completion, as its envelope alone says, must not be taken for one."""
     try:
         fields = _decode_fields(data)
     except (ValueError, RecursionError):
         return data  # refused as the event that it is not
     given: dict[str, str] = {}
-    if cloud_type == AMENDED and _absent(fields, "event_type"):
+    if cloud_type in KEPT_TYPES and _absent(fields, "event_type"):
         given["event_type"] = cloud_type
     if _absent(fields, "event_id"):
         given["event_id"] = _event_id(source, cloud_id)
