@@ -9,7 +9,9 @@ from adjourn.sessions.session import NewSession
 from adjourn.typed import decoder
 
 
-@pytest.mark.parametrize("amount", ["-1", "-0.000000001", '"NaN"', '"-Infinity"', '"Infinity"'])
+@pytest.mark.parametrize(
+    "amount", ["-1", "-0.000000001", "1000000000.1", "1e999999", '"NaN"', '"-Infinity"', '"Infinity"']
+)
 @pytest.mark.parametrize(
     "body",
     [
@@ -18,8 +20,8 @@ from adjourn.typed import decoder
         '"price": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 1, "cache_read_usd_per_mtok": %s}',
     ],
 )
-def test_money_is_finite_and_not_negative(amount: str, body: str) -> None:
-    """Budgets and prices alike, and the refusal says which."""
+def test_money_is_neither_negative_nor_boundless(amount: str, body: str) -> None:
+    """Budgets and prices alike: what 64 bits would not hold is refused too, and the refusal says which it is."""
     with pytest.raises(msgspec.ValidationError, match="usd"):
         decoder(NewSession).decode('{"pattern": "hybrid", ' + body % amount + "}")
 

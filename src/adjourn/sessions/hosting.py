@@ -11,8 +11,6 @@ from adjourn.sessions.lifecycle import Status
 
 Pattern = Literal["ephemeral", "long_running", "hybrid", "single_container"]
 
-MINUTE_MS = 60_000
-
 
 class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     """How sessions of one pattern are hosted."""
@@ -31,8 +29,8 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it has several named agents, which share the runner and the workspace."""
     starts_turns: bool
     """Whether it may start turns by itself: at intervals, by the clock, when a file changes or a webhook is called."""
-    deleted_after_ms: int | None
-    """How long the record of an ended session is kept; None: as long as `hosting.retention_days` says."""
+    retention: Literal["ephemeral_retention_ms", "retention_days"]
+    """Which setting of `hosting` says how long the record of an ended session is kept."""
 
 
 PATTERNS: Mapping[Pattern, Hosting] = {
@@ -44,7 +42,7 @@ PATTERNS: Mapping[Pattern, Hosting] = {
         stays_open=False,
         several_agents=False,
         starts_turns=False,
-        deleted_after_ms=MINUTE_MS,
+        retention="ephemeral_retention_ms",
     ),
     "long_running": Hosting(
         after_turn="active",
@@ -54,7 +52,7 @@ PATTERNS: Mapping[Pattern, Hosting] = {
         stays_open=True,
         several_agents=False,
         starts_turns=True,
-        deleted_after_ms=None,
+        retention="retention_days",
     ),
     "hybrid": Hosting(
         after_turn="idle",
@@ -64,7 +62,7 @@ PATTERNS: Mapping[Pattern, Hosting] = {
         stays_open=False,
         several_agents=False,
         starts_turns=False,
-        deleted_after_ms=None,
+        retention="retention_days",
     ),
     "single_container": Hosting(
         after_turn="active",
@@ -74,6 +72,6 @@ PATTERNS: Mapping[Pattern, Hosting] = {
         stays_open=True,
         several_agents=True,
         starts_turns=False,
-        deleted_after_ms=None,
+        retention="retention_days",
     ),
 }

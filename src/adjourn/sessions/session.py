@@ -18,7 +18,9 @@ Role = Literal["director", "department", "observer", "active"]
 Tag = Annotated[str, Meta(min_length=1, max_length=128)]
 Many = Annotated[int, Meta(ge=1, le=2**53)]
 Usd = Decimal
-"""Finite and not negative, which msgspec cannot say of a decimal: `_check_usd` does."""
+"""From 0 to USD_MAX, which msgspec cannot say of a decimal: `_check_usd` does."""
+USD_MAX = 1_000_000_000
+"""In nano-USD it leaves room for sums in 64 bits."""
 
 
 class SessionKey(NamedTuple):
@@ -61,8 +63,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def _check_usd(**amounts: Usd | None) -> None:
     """Decoding turns the ValueError into a ValidationError."""
     for name, amount in amounts.items():
-        if amount is not None and not (amount.is_finite() and amount >= 0):
-            raise ValueError(f"{name} is {amount}; give an amount in USD that is not negative")
+        if amount is not None and not (amount.is_finite() and 0 <= amount <= USD_MAX):
+            raise ValueError(f"{name} is {amount}; give an amount in USD from 0 to {USD_MAX}")
 
 
 class Spent(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -101,6 +103,8 @@ class Described(msgspec.Struct, kw_only=True, omit_defaults=True):
     on_disconnect: Literal["continue", "stop"] = "continue"
     final_message: str = ""
     by_agent: Mapping[str, Spent] = {}
+    retention_ms: int | None = None
+    """How long its record is kept once it has ended, as the settings were when it began; None: until it is deleted."""
     cost_estimated: bool = False
     """Some of its cost is a reservation that nobody could settle."""
 
