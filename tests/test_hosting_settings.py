@@ -72,6 +72,19 @@ def test_a_runner_has_what_its_type_needs_and_no_more() -> None:
     )
 
 
+def test_folders_are_absolute() -> None:
+    """Where the server runs is not where a session does: a relative path would mean something else there."""
+    command = {"type": "command", "command": ["x"]}
+    assert "hosting.runners[0].readable[1] is 'b', which is no absolute path" in refused(
+        {**command, "readable": ["/a", "b"]}
+    )
+    assert "hosting.runners[0].cgroup[0] is" in refused({**command, "cgroup": ["adjourn"]})
+    assert "hosting.watch_folders[0] is 'mail'" in refused(watch_folders=["mail"])
+    assert parsed({**command, "readable": ["/a"]}, watch_folders=["/mail/{tenant}"]).watch_folders == (
+        "/mail/{tenant}",
+    )
+
+
 def test_bounds_are_checked() -> None:
     """Zero, less, and infinite are refused; a lifetime may be years."""
     for bad in ({"max_turns": 0}, {"max_budget_usd": 0}, {"max_budget_usd": float("inf")}, {"turn_timeout_ms": -1}):

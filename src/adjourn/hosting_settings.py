@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from adjourn.setting import Count, Days, Headers, Line, Problem, SecretText, Section, given, named
+from adjourn.setting import Count, Days, Headers, Line, Problem, SecretText, Section, given, named, short
 
 RunnerType = Literal["echo", "command"]
 
@@ -28,16 +28,24 @@ class RunnerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     command: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = None
     env: Headers = msgspec.field(default_factory=dict[str, SecretText])
-    network: bool = False
+    readable: tuple[str, ...] = ()
     isolation: Literal["auto", "bubblewrap", "none"] = "auto"
-    memory_mb_max: Count = 1024
+    network: bool = False
+    cgroup: tuple[str, ...] = ()
+    memory_mb_max: Count | None = 2048
+    processes_max: Count | None = 256
     cpu_s_max: Count | None = None
-    processes_max: Count = 64
-    file_mb_max: Count = 1024
-    output_mb_max: Count = 16
+    file_mb_max: Count | None = 1024
+    open_files_max: Count | None = 1024
+    tmp_mb_max: Count = 256
+    output_mb_max: Count = 64
+    line_kb_max: Count = 1024
+    workspace_mb_max: Count = 1024
     start_timeout_ms: Count = 10_000
-    stop_grace_ms: Count = 5000
+    stop_grace_ms: Count = 2000
+    starts_max: Count = 4
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -63,6 +71,7 @@ class HostingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     ephemeral_retention_ms: Many = 60_000
     queue_max: Count = 100
     archive_mb_max: Count = 64
+    watch_folders: tuple[str, ...] = ()
     sweep_interval_ms: Count = 250
     runners: tuple[RunnerSettings, ...] = ()
 
@@ -125,10 +134,23 @@ def _command(path: str, runner: RunnerSettings) -> Iterator[Problem]:
     elif not runner.command[0] or any("\0" in word for word in runner.command):
         fact = f"{path}command is no command: its program is empty, or a NUL is in it"
         yield Problem(f"{path}command", f"{fact}; give the program and its arguments, as in [python3, agent.py]")
+    for field in ("readable", "cgroup"):
+        yield from _absolute(path + field, getattr(runner, field))
     for name in runner.env:
         if not _VARIABLE.fullmatch(name):
             fact = f"{path}env has {named(name)!r}, which is no variable's name"
             yield Problem(f"{path}env.{named(name)}", f"{fact}; use letters, digits and '_'")
 
 
-_RULES = (_names, _default, _runners)
+def _watch_folders(hosting: HostingSettings) -> Iterator[Problem]:
+    return _absolute("hosting.watch_folders", hosting.watch_folders)
+
+
+def _absolute(path: str, folders: tuple[str, ...]) -> Iterator[Problem]:
+    for i, folder in enumerate(folders):
+        if not folder.startswith("/") or "\0" in folder:
+            fact = f"{path}[{i}] is {short(folder)}, which is no absolute path"
+            yield Problem(f"{path}[{i}]", f"{fact}; give one that begins with '/'")
+
+
+_RULES = (_names, _default, _watch_folders, _runners)
