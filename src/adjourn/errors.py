@@ -329,3 +329,31 @@ class RateLimited(AdjournError):
 
     code = "rate_limited"
     status = 429
+
+
+class TriggerInvalid(AdjournError):
+    """A trigger cannot be as it is given: its expression, time zone, path, or the pattern of its session."""
+
+    code = "trigger_invalid"
+    status = 422
+
+
+class MessageConflict(AdjournError):
+    """A message came again under the same id, and says something else."""
+
+    code = "message_conflict"
+    status = 409
+
+
+class MessageUnreadable(AdjournError):
+    """A stored message is damaged, or was written by a newer version."""
+
+    code = "message_unreadable"
+    status = 500
+
+
+class UpgradeRequired(AdjournError):
+    """The address is that of a WebSocket, and the request asks for none."""
+
+    code = "upgrade_required"
+    status = 426

@@ -135,6 +135,7 @@ session_triggers = Table(
     Column("tenant", Text, primary_key=True),
     Column("session_id", Text, primary_key=True),
     Column("name", Text, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
     Column("spec", LargeBinary, nullable=False),
     Column("seen", Text, nullable=False),
     Column("next_ms", BigInteger),
@@ -199,7 +200,7 @@ message_sources = Table(
     Column("depth", Integer, primary_key=True, autoincrement=False),
     Column("source_id", Text, nullable=False),
     Column("seq_max", BigInteger, nullable=False),
-    Index("message_sources_by_source", "tenant", "source_id"),
+    Index("message_sources_by_source", "tenant", "source_id", "seq_max"),
 )
 
 snapshots = Table(

@@ -13,6 +13,7 @@ from adjourn.events import Id, OutcomeStatus, SessionType, Short
 from adjourn.runner import RunnerConfig
 from adjourn.sessions.hosting import Pattern
 from adjourn.sessions.lifecycle import Status
+from adjourn.sessions.triggers import TRIGGERS_MAX, Trigger
 
 Role = Literal["director", "department", "observer", "active"]
 Tag = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -190,6 +191,8 @@ class NewSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A snapshot to begin from."""
     on_disconnect: Literal["continue", "stop"] = "continue"
     """What a turn does whose client has hung up."""
+    triggers: Annotated[Sequence[Trigger], Meta(max_length=TRIGGERS_MAX)] = ()
+    """When it starts turns by itself, where its pattern does."""
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -206,3 +209,56 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     state: Mapping[str, object] | None = None
     limits: Limits | None = None
     on_disconnect: Literal["continue", "stop"] | None = None
+
+
+def describe(
+    new: NewSession, *, tenant: str, session_id: str, root_id: str, runner: str, event_id: str, now_ms: int
+) -> Session:
+    """A session as it begins, before anything of it has happened."""
+    return Session(
+        tenant=tenant,
+        id=session_id,
+        status="initializing",
+        pattern=new.pattern,
+        role=new.role,
+        kind=new.kind,
+        interface=new.interface,
+        user_id=new.user_id or "",
+        name=new.name,
+        runner=runner,
+        model=new.config.model,
+        parent_id=new.parent_id,
+        root_id=root_id,
+        resumed_from=new.resumed_from,
+        revision=1,
+        epoch=0,
+        node=None,
+        turn_id=None,
+        stopping="",
+        created_ms=now_ms,
+        active_ms=now_ms,
+        ended_ms=None,
+        due_ms=None,
+        outcome="",
+        error_code="",
+        event_id=event_id,
+        amendment_id=None,
+        messages=0,
+        events=0,
+        queued=0,
+        spent=Spent(),
+        described=Described(
+            description=new.description,
+            workspace=new.workspace,
+            tags=list(dict.fromkeys(new.tags)),
+            capabilities=new.capabilities,
+            constraints=new.constraints,
+            resources=new.resources,
+            metadata=new.metadata,
+            config=new.config,
+            limits=new.limits,
+            price=new.price,
+            on_disconnect=new.on_disconnect,
+        ),
+        state=msgspec.json.encode(new.state),
+    )

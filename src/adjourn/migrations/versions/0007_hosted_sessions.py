@@ -100,6 +100,7 @@ def upgrade() -> None:
         sa.Column("tenant", sa.Text, nullable=False),
         sa.Column("session_id", sa.Text, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
+        sa.Column("revision", sa.BigInteger, nullable=False),
         sa.Column("spec", sa.LargeBinary, nullable=False),
         sa.Column("seen", sa.Text, nullable=False),
         sa.Column("next_ms", sa.BigInteger, nullable=True),
@@ -199,7 +200,7 @@ def upgrade() -> None:
     _index("turns_by_idempotency", "turns", ["tenant", "idempotency"], unique=True, where="idempotency IS NOT NULL")
     _index("session_triggers_by_next", "session_triggers", ["next_ms"], where="next_ms IS NOT NULL")
     _index("messages_by_id", "messages", ["tenant", "session_id", "id"], unique=True)
-    _index("message_sources_by_source", "message_sources", ["tenant", "source_id"])
+    _index("message_sources_by_source", "message_sources", ["tenant", "source_id", "seq_max"])
     _index("snapshots_by_session", "snapshots", ["tenant", "session_id", "id"])
 
 
