@@ -34,7 +34,8 @@ def test_a_turn_is_text_calls_and_results_in_order() -> None:
         Cost(12),
         Done(),
     ]
-    drafts = messages_of(events, "finder")
+    drafts = messages_of(events, "finder", turn_id="turn_1")
+    assert {draft.turn_id for draft in drafts} == {"turn_1"}
     assert told(drafts) == [
         ("assistant", "finder", "Let me look. call 1 call 2"),
         ("tool", "finder", "result 1 error 2"),

@@ -27,12 +27,12 @@ class _Step(msgspec.Struct):
     answered: list[_Call]
     """In the order of their results."""
 
-    def drafts(self) -> list[Draft]:
-        drafts = [Draft(role="assistant", parts=_joined(self.said), agent=self.agent)]
+    def drafts(self, turn_id: str | None) -> list[Draft]:
+        drafts = [Draft(role="assistant", parts=_joined(self.said), agent=self.agent, turn_id=turn_id)]
         if self.calls:
             silent = [_interrupted(call.part.id) for call in self.calls if call.result is None]
             results = [call.result for call in self.answered if call.result is not None]
-            drafts.append(Draft(role="tool", parts=[*results, *silent], agent=self.agent))
+            drafts.append(Draft(role="tool", parts=[*results, *silent], agent=self.agent, turn_id=turn_id))
         return drafts
 
 
@@ -95,14 +95,14 @@ class _Turn:
             final.said[:] = [text]
 
 
-def messages_of(events: Iterable[TurnEvent], agent: str = "") -> list[Draft]:
+def messages_of(events: Iterable[TurnEvent], agent: str = "", *, turn_id: str | None = None) -> list[Draft]:
     """What is to be kept of a turn that has ended, in whichever way. Text and calls of an agent are one message of role
     `assistant`, up to the next result or the next agent; the results of its calls are one message of role `tool` right
     behind it. A call that got no result has an error as its result. `agent` said what has no agent of its own."""
     turn = _Turn(agent)
     for event in events:
         turn.take(event)
-    return [draft for step in turn.steps for draft in step.drafts()]
+    return [draft for step in turn.steps for draft in step.drafts(turn_id)]
 
 
 def paired(history: Sequence[Said]) -> list[Said]:
