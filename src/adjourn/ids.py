@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import Literal
 
-Prefix = Literal["sess", "evt", "msg", "dst", "key", "node", "qrn", "dlv"]
+Prefix = Literal["sess", "evt", "msg", "dst", "key", "node", "qrn", "dlv", "turn", "snap"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -45,9 +46,12 @@ from adjourn.logs.leases import SqlLeases, this_process
 from adjourn.logs.sql import SqlLog, register
 from adjourn.prices import PriceTable
 from adjourn.redaction_rules import parse_rule
+from adjourn.roster import runners_of
 from adjourn.security.service import Keys
+from adjourn.sessions.service import Sessions
 from adjourn.sessions.watched_service import WatchedSessions
 from adjourn.settings import Settings
+from adjourn.talk import Compose, Talk
 from adjourn.tracing import tracing_of
 
 _log = get_logger("adjourn.node")
@@ -82,6 +86,7 @@ class Node:
     delivery: Delivery
     dead_letters: DeadLetters
     watched: WatchedSessions
+    sessions: Sessions
     traces: Traces
 
     def __init__(
@@ -145,6 +150,7 @@ class Node:
             find_all=self.log.find_all,
         )
         await self.watched.start()
+        await self._start_sessions()
         self.traces = Traces(self.database, self.clock, settings.otlp, self.ingest, self.prices)
         self.traces.start()
         self._upkeep = asyncio.create_task(self._keep_house(), name="upkeep")
@@ -165,6 +171,7 @@ class Node:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
             await self.traces.stop()
+            await self.sessions.stop(left_s())
             await self.watched.stop(left_s())
             await self.delivery.stop(left_s())
             await self._release_upkeep(left_s())
@@ -273,6 +280,21 @@ class Node:
             tracing=self._tracing,
         )
         await self.delivery.start()
+
+    async def _start_sessions(self) -> None:
+        self.sessions = Sessions(
+            self.database,
+            self._leases,
+            self.clock,
+            self.settings.hosting,
+            runners=runners_of(self.settings),
+            prices=self.prices,
+            compose=Compose(self.ingest),
+            talk=Talk(),
+            workspaces=Path(self.settings.workspaces_dir).absolute(),
+            node_name=lambda: new_id("node", self.clock.wall_ms()),
+        )
+        await self.sessions.start()
 
     async def _keep_house(self) -> None:
         """Compaction, the index of ids and retention, on the one node that holds the lease."""

@@ -131,6 +131,10 @@ class Ingest:
     async def examine(self, tenant: str, raw: bytes) -> Record | Problem:
         """What `take` would make of one event, without taking it."""
         await self._load_prices()
+        return self.examined(tenant, raw)
+
+    def examined(self, tenant: str, raw: bytes) -> Record | Problem:
+        """The same at once; prices that are not loaded yet are loaded now."""
         prepared = prepare([raw], self._context(tenant))
         return prepared.records[0] if prepared.records else prepared.problems[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Literal
 
 from adjourn.errors import LimitReached
 from adjourn.prices import nanousd_of
@@ -12,6 +13,8 @@ from adjourn.settings import HostingSettings
 from adjourn.typed import convert
 
 DAY_MS = 86_400_000
+
+TimeLimit = Literal["max_idle_ms", "max_lifetime_ms"]
 
 
 def bounded(asked: Limits, hosting: HostingSettings) -> Limits:
@@ -51,10 +54,14 @@ def reached(session: Session, limits: Limits) -> str | None:
     return None
 
 
-def overdue(session: Session, now_ms: int) -> str | None:
+def overdue(session: Session, now_ms: int) -> TimeLimit | None:
     """The name of the limit by time that a live session has passed, the one that came first."""
-    due = [(at, name) for name, at in _times(session).items() if at <= now_ms]
-    return min(due)[1] if due else None
+    first: TimeLimit | None = None
+    times = _times(session)
+    for name, at in times.items():
+        if at <= now_ms and (first is None or at < times[first]):
+            first = name
+    return first
 
 
 def due_ms(session: Session) -> int | None:
@@ -66,9 +73,9 @@ def due_ms(session: Session) -> int | None:
     return min(_times(session).values(), default=None)
 
 
-def _times(session: Session) -> dict[str, int]:
+def _times(session: Session) -> dict[TimeLimit, int]:
     """When each limit by time ends a live session. One whose turn runs, or waits to, is not idle."""
-    limits, times = session.described.limits, dict[str, int]()
+    limits, times = session.described.limits, dict[TimeLimit, int]()
     if limits.max_lifetime_ms is not None:
         times["max_lifetime_ms"] = session.created_ms + limits.max_lifetime_ms
     if limits.max_idle_ms is not None and session.turn_id is None and not session.queued:

@@ -19,7 +19,7 @@ Role = Literal["director", "department", "observer", "active"]
 Tag = Annotated[str, Meta(min_length=1, max_length=128)]
 Many = Annotated[int, Meta(ge=1, le=2**53)]
 Usd = Decimal
-"""From 0 to USD_MAX, which msgspec cannot say of a decimal: `_check_usd` does."""
+"""From 0 to USD_MAX, which msgspec cannot say of a decimal: `check_usd` does."""
 USD_MAX = 1_000_000_000
 """In nano-USD it leaves room for sums in 64 bits."""
 
@@ -40,7 +40,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     turn_timeout_ms: Many | None = None
 
     def __post_init__(self) -> None:
-        _check_usd(max_budget_usd=self.max_budget_usd)
+        check_usd(max_budget_usd=self.max_budget_usd)
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -53,7 +53,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cache_creation_usd_per_mtok: Usd | None = None
 
     def __post_init__(self) -> None:
-        _check_usd(
+        check_usd(
             input_usd_per_mtok=self.input_usd_per_mtok,
             output_usd_per_mtok=self.output_usd_per_mtok,
             cache_read_usd_per_mtok=self.cache_read_usd_per_mtok,
@@ -61,7 +61,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         )
 
 
-def _check_usd(**amounts: Usd | None) -> None:
+def check_usd(**amounts: Usd | None) -> None:
     """Decoding turns the ValueError into a ValidationError."""
     for name, amount in amounts.items():
         if amount is not None and not (amount.is_finite() and 0 <= amount <= USD_MAX):

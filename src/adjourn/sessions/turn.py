@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from adjourn.events import Id
+from adjourn.events import Count, Id
 from adjourn.runner import Part, Role, StopReason
-from adjourn.sessions.session import Session, Spent
+from adjourn.sessions.session import Session, Spent, Usd, check_usd
 
 TurnStatus = Literal["queued", "running", "done", "failed", "interrupted", "abandoned"]
 Reservation = Literal["", "held", "settled", "forfeited"]
@@ -38,6 +38,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     options: Mapping[str, object] = {}
     """For the runner, over those of the session, for this turn."""
     on_disconnect: Literal["continue", "stop"] | None = None
+
+
+def parts_of(message: Message) -> list[Part]:
+    """What it says."""
+    return [Part(type="text", text=message.prompt)] if message.prompt is not None else list(message.parts or ())
 
 
 class TurnError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,7 +96,8 @@ class Completing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     outcome: Literal["success", "error", "timeout", "user_terminated"] = "success"
     error_code: Annotated[str, Meta(max_length=256)] = ""
     final_message: Annotated[str, Meta(max_length=65_536)] = ""
-    final_state: msgspec.Raw | None = None
+    final_state: msgspec.Raw = msgspec.Raw(b"")
+    """Any JSON."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,3 +108,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     created_ms: int
     messages: int
     archive_bytes: int
+
+
+class Amending(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What `POST …/amend` takes: what the completion should have said; what is not given stays as it was."""
+
+    outcome: Literal["success", "error", "timeout", "user_terminated"] | None = None
+    error_code: Annotated[str, Meta(max_length=256)] | None = None
+    final_message: Annotated[str, Meta(max_length=65_536)] | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    cost_usd: Usd | None = None
+
+    def __post_init__(self) -> None:
+        check_usd(cost_usd=self.cost_usd)

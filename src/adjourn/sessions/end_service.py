@@ -1,0 +1,113 @@
+"""How a session comes to its end, on this node or another; and how its record goes afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from adjourn.clock import Clock
+from adjourn.database import Database, Tx
+from adjourn.errors import AdjournError, TooBusy
+from adjourn.sessions import rows, session_changes
+from adjourn.sessions.follow_service import Follow
+from adjourn.sessions.lifecycle import STOPPED, Ending, failed
+from adjourn.sessions.live import Stop
+from adjourn.sessions.notices import Notices
+from adjourn.sessions.owner_service import Owner
+from adjourn.sessions.rows import Compose
+from adjourn.sessions.session import Session, SessionKey
+from adjourn.sessions.turn_changes import Talk
+from adjourn.sessions.turns_service import Turns
+
+T = TypeVar("T")
+
+FORGET_AT_ONCE = 500
+STOP_WAIT_S = 30.0
+"""How long a caller waits for a turn on another node to end; it is ended all the same."""
+
+
+class Ends:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        owner: Owner,
+        turns: Turns,
+        follow: Follow,
+        notices: Notices,
+        compose: Compose,
+        talk: Talk,
+        *,
+        workspace_of: Callable[[Session], str],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._owner = owner
+        self._turns = turns
+        self._follow = follow
+        self._notices = notices
+        self._compose = compose
+        self._talk = talk
+        self._workspace_of = workspace_of
+
+    async def change(self, root_id: str, change: Callable[[Tx], T | AdjournError]) -> T:
+        """Raises what the change returns as refused."""
+        changed = await self._database.write(change, key=root_id)
+        if isinstance(changed, AdjournError):
+            raise changed
+        return changed
+
+    async def end(self, session: Session, ending: Ending) -> Session:
+        end = partial(
+            session_changes.end,
+            key=session.key,
+            ending=ending,
+            now_ms=self._clock.wall_ms(),
+            compose=self._compose,
+        )
+        ended = await self.change(session.root_id, end)
+        await self._turns.close(session.key, runner=session.runner)
+        self._notices.tell(session.key)
+        return ended
+
+    async def stop(self, session: Session, stop: Stop, word: str) -> None:
+        """Stop the turn that runs, here or elsewhere, and wait until it is settled."""
+        assert session.turn_id is not None
+        if not self._turns.stop_turn(session.key, stop):
+            await self._database.write(session_changes.ask_to_stop, session.key, word, key=session.root_id)
+        try:
+            async with asyncio.timeout(STOP_WAIT_S):
+                await self._follow.ended(session.key, session.turn_id)
+        except TimeoutError:
+            fact = f"turn {session.turn_id} has been told to stop and has not yet"
+            raise TooBusy(f"{fact}; ask again in a moment", retry_after_ms=1_000) from None
+
+    async def delete(self, key: SessionKey) -> None:
+        """An ended session, in portions: its row last, so that whatever fails is done again."""
+        session = await self._database.read(rows.find, key)
+        if session is None:
+            return
+        root = session.root_id
+        while await self._database.write(rows.forget_some, key, FORGET_AT_ONCE, key=root):
+            await asyncio.sleep(0)
+        while await self._database.write(self._talk.forget, key, FORGET_AT_ONCE, key=root):
+            await asyncio.sleep(0)
+        await self._turns.close(key, self._workspace_of(session), session.runner)
+        await self._database.write(session_changes.forget, key, key=root)
+
+    async def give_up(self) -> None:
+        """Sessions whose runners were held open here: each is left, or ended, by its pattern."""
+        name, fence = self._owner.name, self._owner.fence
+        while held := await self._database.read(rows.of_node, name, 1_000):
+            for key, root_id in held:
+                change = partial(
+                    session_changes.take_over,
+                    keys=[key],
+                    node=name,
+                    now_ms=self._clock.wall_ms(),
+                    compose=self._compose,
+                    ending=failed(STOPPED),
+                )
+                await self._database.write(change, key=root_id, fence=fence)

@@ -1,0 +1,189 @@
+"""A node's own lease, under which it runs turns and holds runners open; and what dead nodes held, taken over.
+
+The lease's epoch fences every write of a turn. A node that could not renew it in time stops its turns before others may
+take them: whatever they still write finds another epoch in the lease and in the session's row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from adjourn.clock import Clock
+from adjourn.database import LEASE_MS, Database, Fence, Reader, Tx
+from adjourn.errors import AdjournError, Fenced, Unavailable
+from adjourn.eventlog import get_logger
+from adjourn.log import Lease, Leases
+from adjourn.sessions import rows, session_changes
+from adjourn.sessions.rows import Compose
+
+_log = get_logger("adjourn.sessions")
+
+PREFIX = "node/"
+BEAT_S = LEASE_MS / 4000
+LOST_S = LEASE_MS * 0.8 / 1000
+"""Not renewed for so long, it is as good as lost."""
+LOOK_EVERY_S = 1.0
+AT_ONCE = 50
+
+
+class Owner:
+    def __init__(
+        self,
+        database: Database,
+        leases: Leases,
+        clock: Clock,
+        compose: Compose,
+        new_name: Callable[[], str],
+        lost: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`new_name`: of a node that has never been. `lost`: ends all that was run under the lease that is lost."""
+        self.taken_over = 0
+        """Sessions of dead nodes, since this process started."""
+        self._database = database
+        self._leases = leases
+        self._clock = clock
+        self._compose = compose
+        self._new_name = new_name
+        self._lost = lost
+        self._lease: Lease | None = None
+        self._renewed_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the lease. Raises Unavailable while there is none."""
+        if self._lease is None:
+            raise Unavailable("this node is taking up its lease; send again in a second", retry_after_ms=1000)
+        return self._lease.name
+
+    @property
+    def fence(self) -> Fence:
+        """Raises Unavailable while there is no lease, or where it may have been lost."""
+        name = self.name
+        assert self._lease is not None
+        if self._clock.monotonic() - self._renewed_s > LOST_S:
+            raise Unavailable("this node could not renew its lease; send again in a second", retry_after_ms=1000)
+        return Fence(name, self._lease.epoch)
+
+    async def start(self) -> None:
+        """Take a lease, and what nodes of this machine left that are known to be dead. Raises Unavailable."""
+        await self._begin()
+        await self._look()
+        self._task = asyncio.create_task(self._run(), name="owner")
+
+    async def stop(self) -> None:
+        """Give the lease up. Idempotent. What is still held under it is for others to take over."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        try:
+            held = await self._database.read(rows.of_node, lease.name, 1)
+            if not held:
+                await self._database.write(_forget, lease.name)
+            else:
+                await self._leases.release(lease.name)
+        except AdjournError as error:
+            _log.warning("lease_not_released", lease=lease.name, error=error.message)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        asked_s = self._clock.monotonic()
+        lease = await self._leases.take(PREFIX + self._new_name())
+        if lease is None:
+            raise Unavailable("a new node's lease is held by another; start again")
+        self._lease, self._renewed_s = lease, asked_s
+
+    async def _run(self) -> None:
+        looked_s = self._clock.monotonic()
+        waits = ""
+        while True:
+            await asyncio.sleep(min(BEAT_S, LOOK_EVERY_S) / 2)
+            try:
+                await self._beat()
+                if self._clock.monotonic() - looked_s >= LOOK_EVERY_S:
+                    await self._look()
+                    looked_s = self._clock.monotonic()
+                waits = ""
+            except AdjournError as error:
+                if error.message != waits:
+                    _log.warning("owner_waits", error=error.message)
+                waits = error.message
+            except Exception:
+                _log.exception("owner_failed")
+
+    async def _beat(self) -> None:
+        since_s = self._clock.monotonic() - self._renewed_s
+        if self._lease is not None and since_s < BEAT_S:
+            return
+        if self._lease is not None and since_s < LOST_S:
+            asked_s = self._clock.monotonic()
+            try:
+                async with asyncio.timeout(LOST_S - since_s):
+                    taken = await self._leases.take(self._lease.name)
+            except TimeoutError:
+                taken = None
+            if taken is not None and taken.epoch == self._lease.epoch:
+                self._renewed_s = asked_s
+                return
+        if self._lease is not None:
+            _log.warning("node_lost_its_lease", lease=self._lease.name)
+            self._lease = None
+            await self._lost()
+        await self._begin()
+
+    async def _look(self) -> None:
+        """Take over what dead nodes held."""
+        for name in await self._database.read(_nodes):
+            if self._lease is not None and name == self._lease.name:
+                continue
+            lease = await self._leases.take(name)
+            if lease is not None:
+                await self._take_over(lease)
+
+    async def _take_over(self, dead: Lease) -> None:
+        fence = Fence(dead.name, dead.epoch)
+        count = 0
+        try:
+            while True:
+                found = await self._database.read(rows.of_node, dead.name, 1_000)
+                if not found:
+                    break
+                by_lane: dict[int, list[tuple[rows.SessionKey, str]]] = {}
+                for key, root in found:
+                    by_lane.setdefault(self._database.partition_of(root), []).append((key, root))
+                for each in by_lane.values():
+                    for start in range(0, len(each), AT_ONCE):
+                        part = each[start : start + AT_ONCE]
+                        count += await self._database.write(
+                            session_changes.take_over,
+                            [key for key, _ in part],
+                            dead.name,
+                            self._clock.wall_ms(),
+                            self._compose,
+                            key=part[0][1],
+                            fence=fence,
+                            weight=len(part),
+                        )
+                await self._leases.take(dead.name)
+            await self._database.write(_forget, dead.name, fence=fence)
+        except Fenced:  # another node was given it meanwhile
+            return
+        finally:
+            self.taken_over += count
+            if count:
+                _log.warning("sessions_taken_over", node=dead.name, count=count)
+
+
+def _nodes(reader: Reader) -> list[str]:
+    found = reader.rows("SELECT name FROM leases WHERE name >= ? AND name < ?", (PREFIX, PREFIX[:-1] + "0"))
+    return [str(row[0]) for row in found]
+
+
+def _forget(tx: Tx, name: str) -> None:
+    tx.run("DELETE FROM leases WHERE name = ?", (name,))

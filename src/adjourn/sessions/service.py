@@ -1,0 +1,378 @@
+"""Hosted sessions: create, send, end, delete. Their turns are `turns_service`'s, what is due is `sweep_service`'s.
+
+What callers send is checked whole before anything is written; what is written is durable on return."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from adjourn.clock import Clock
+from adjourn.database import Database
+from adjourn.errors import AdjournError, KeyReused, RunnerFailed, StatusRefused
+from adjourn.events import ID_LENGTH_MAX
+from adjourn.ids import new_id
+from adjourn.log import Leases
+from adjourn.prices import PriceTable
+from adjourn.runner import Runner
+from adjourn.sessions import limits, money, rows, session_changes
+from adjourn.sessions.create_service import Admission, asked
+from adjourn.sessions.end_service import Ends
+from adjourn.sessions.follow_service import Follow
+from adjourn.sessions.hosting import PATTERNS
+from adjourn.sessions.lifecycle import Ending, failed, terminated
+from adjourn.sessions.live import Stop
+from adjourn.sessions.notices import Notices
+from adjourn.sessions.owner_service import Owner
+from adjourn.sessions.refusals import no_price, not_found
+from adjourn.sessions.rows import Compose
+from adjourn.sessions.session import NewSession, Patch, Session, SessionKey
+from adjourn.sessions.session_changes import INTERRUPTED, TERMINATED
+from adjourn.sessions.sweep_service import Sweep
+from adjourn.sessions.turn import Amending, Answer, Completing, Message, SessionEvent, TurnResult
+from adjourn.sessions.turn_changes import Talk
+from adjourn.sessions.turn_rows import idempotency_of
+from adjourn.sessions.turns_service import Turns
+from adjourn.settings import HostingSettings
+
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Sessions:
+    def __init__(
+        self,
+        database: Database,
+        leases: Leases,
+        clock: Clock,
+        settings: HostingSettings,
+        *,
+        runners: Mapping[str, Runner],
+        prices: PriceTable,
+        compose: Compose,
+        talk: Talk,
+        workspaces: Path,
+        node_name: Callable[[], str],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._settings = settings
+        self._runners = runners
+        self._prices = prices
+        self._compose = compose
+        self._talk = talk
+        self._workspaces = workspaces
+        self._notices = Notices()
+        self._roots: dict[SessionKey, str] = {}
+        self.owner = Owner(database, leases, clock, compose, node_name, self._lost)
+        self.turns = Turns(
+            database,
+            self.owner,
+            clock,
+            runners,
+            prices,
+            self._notices,
+            compose,
+            talk,
+            workspace_of=self.workspace_of,
+            queue_max=settings.queue_max,
+        )
+        self._admission = Admission(database, clock, settings, runners, self.turns.rate_of)
+        self._follow = Follow(database, self._notices, self.turns.live)
+        self._ends = Ends(
+            database,
+            clock,
+            self.owner,
+            self.turns,
+            self._follow,
+            self._notices,
+            compose,
+            talk,
+            workspace_of=self.workspace_of,
+        )
+        self.sweep = Sweep(
+            database,
+            leases,
+            clock,
+            self.turns,
+            self._notices,
+            compose,
+            delete=self._ends.delete,
+            fire=self._fire,
+            interval_s=settings.sweep_interval_ms / 1000,
+        )
+
+    async def start(self) -> None:
+        await self.owner.start()
+        self.sweep.start()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Let turns end, bounded; then end or park each session by its pattern, and give the lease up. Idempotent."""
+        await self.sweep.stop()
+        await self.turns.drain(timeout_s)
+        await self._ends.give_up()
+        await self.owner.stop()
+
+    # --- one session ---------------------------------------------------------------------------------------------
+
+    async def create(self, tenant: str, new: NewSession, *, idempotency_key: str = "") -> tuple[Session, bool]:
+        """(the session, whether it was created by this call). Raises RunnerRefused, LimitReached, PriceUnknown,
+        NotFound, SessionEnded, StatusRefused, TooBusy."""
+        await self._ready()
+        root_id = None
+        if new.parent_id is not None:
+            root_id = (await self.get(tenant, new.parent_id)).root_id
+        session = self._admission.session_of(tenant, new, root_id, idempotency_key)
+        await self._admission.check_room(tenant)
+        hosting = PATTERNS[new.pattern]
+        opens = hosting.opens == "create"
+        if opens:
+            session.node, session.epoch = self.owner.name, 1
+        root = session.root_id
+        created = await self._database.write(
+            session_changes.create,
+            session,
+            "initializing" if opens else "active",
+            limits.budget_nanousd(session.described.limits),
+            self._settings.max_sessions_per_user,
+            self._compose,
+            self._talk,
+            key=root,
+            fence=self.owner.fence,
+        )
+        if isinstance(created, AdjournError):
+            raise created
+        wanted, (session, fresh) = session, created
+        if not fresh:
+            if asked(session) != asked(wanted):
+                raise KeyReused(
+                    f"this Idempotency-Key came before, with another session ({session.id}); create each with its own"
+                )
+            return session, False
+        self._admission.admitted(tenant)
+        return (await self._open(session) if opens else session), True
+
+    async def get(self, tenant: str, session_id: str) -> Session:
+        """Raises NotFound."""
+        key = _key(tenant, session_id)
+        session = await self._database.read(rows.find, key)
+        if session is None:
+            raise not_found(key)
+        return session
+
+    async def patch(self, tenant: str, session_id: str, wanted: Patch) -> Session:
+        """Raises NotFound, RevisionStale, LimitReached, PriceUnknown."""
+        session = await self.get(tenant, session_id)
+        merged = None if wanted.limits is None else limits.bounded(wanted.limits, self._settings)
+        budget = None if merged is None else limits.budget_nanousd(merged)
+        if budget is not None and money.worst_of_turn(session, Message(), self.turns.rate_of(session)) is None:
+            raise no_price(session)
+        change = partial(
+            session_changes.patch,
+            key=session.key,
+            wanted=wanted,
+            merged=merged,
+            budget_nanousd=budget,
+            now_ms=self._clock.wall_ms(),
+            compose=self._compose,
+        )
+        return await self._ends.change(session.root_id, change)
+
+    async def delete(self, tenant: str, session_id: str, *, force: bool = False) -> None:
+        """Its completion stays in the log. Raises NotFound; StatusRefused where it lives and is not forced."""
+        session = await self.get(tenant, session_id)
+        if session.ended_ms is None:
+            if not force:
+                fact = f"session {session.id} is {session.status} and has not ended"
+                raise StatusRefused(f"{fact}; complete or terminate it first, or delete it with force=true")
+            await self.terminate(tenant, session_id)
+        await self._ends.delete(session.key)
+
+    # --- turns ---------------------------------------------------------------------------------------------------
+
+    async def begin(
+        self, tenant: str, session_id: str, message: Message, *, idempotency_key: str = "", trigger: str = ""
+    ) -> TurnResult:
+        """A turn that has begun or waits, durably; what came of it, where the same call was made before. Raises
+        NotFound, SessionEnded, TurnRunning, LimitReached, BudgetReached, PriceUnknown, KeyReused, TooBusy."""
+        await self._ready()
+        key = _key(tenant, session_id)
+        idempotency = idempotency_of(tenant, session_id, idempotency_key)
+        begun = await self.turns.begin(key, await self._root(key), message, idempotency=idempotency, trigger=trigger)
+        return begun.turn.result
+
+    async def send(self, tenant: str, session_id: str, message: Message, *, idempotency_key: str = "") -> Answer:
+        """Run a turn to its end. Raises what `begin` does; a turn that failed is an answer."""
+        turn = await self.begin(tenant, session_id, message, idempotency_key=idempotency_key)
+        return await self.answer(tenant, session_id, turn.turn_id)
+
+    async def answer(self, tenant: str, session_id: str, turn_id: str) -> Answer:
+        """What came of a turn, once it has ended. Raises NotFound."""
+        turn = await self._follow.ended(_key(tenant, session_id), turn_id)
+        kept = turn.kept
+        return Answer(turn=kept.turn, session=kept.session or await self.get(tenant, session_id))
+
+    async def append(self, tenant: str, session_id: str, message: Message) -> tuple[str, int]:
+        """A message without a turn: (its id, its place). Raises NotFound, SessionEnded, TurnRunning."""
+        key = _key(tenant, session_id)
+        now_ms = self._clock.wall_ms()
+        if message.message_id is None:
+            message = msgspec.structs.replace(message, message_id=new_id("msg", now_ms))
+        while True:
+            session = await self.get(tenant, session_id)
+            try:
+                append = partial(
+                    session_changes.append,
+                    key=key,
+                    message=message,
+                    now_ms=now_ms,
+                    compose=self._compose,
+                    talk=self._talk,
+                )
+                place = await self._ends.change(session.root_id, append)
+                break
+            except AdjournError:
+                session = await self.get(tenant, session_id)
+                if not message.queue or session.turn_id is None:
+                    raise
+                await self._follow.ended(key, session.turn_id)
+        assert message.message_id is not None
+        return message.message_id, place
+
+    async def interrupt(self, tenant: str, session_id: str) -> Session:
+        """End the turn that runs; the session stays, where its pattern lets it. Nothing where none runs."""
+        session = await self.get(tenant, session_id)
+        if session.turn_id is not None:
+            await self._ends.stop(session, Stop(), INTERRUPTED)
+        return await self.get(tenant, session_id)
+
+    # --- ends ----------------------------------------------------------------------------------------------------
+
+    async def complete(self, tenant: str, session_id: str, completing: Completing) -> Session:
+        """Raises NotFound, SessionEnded, TurnRunning."""
+        session = await self.get(tenant, session_id)
+        ending = Ending(
+            to="completed",
+            outcome=completing.outcome,
+            reason="completed",
+            error_code=completing.error_code,
+            final_message=completing.final_message,
+            final_state=completing.final_state or msgspec.Raw(b""),
+        )
+        return await self._ends.end(session, ending)
+
+    async def terminate(self, tenant: str, session_id: str, *, reason: str = "") -> Session:
+        """Stop it, its turn too; nothing where it is terminated already. Raises NotFound, SessionEnded."""
+        session = await self.get(tenant, session_id)
+        ending = terminated(reason or "terminated")
+        while session.status != "terminated":
+            if session.turn_id is None:
+                try:
+                    return await self._ends.end(session, ending)
+                except AdjournError:
+                    session = await self.get(tenant, session_id)
+                    if session.turn_id is None:
+                        raise
+                    continue
+            await self._ends.stop(session, Stop(ending=ending), TERMINATED)
+            session = await self.get(tenant, session_id)
+            if session.ended_ms is not None:
+                break
+        return session
+
+    async def resume(self, tenant: str, session_id: str) -> Session:
+        """An idle session becomes active; one that has ended is gone on with in a new one. Raises NotFound."""
+        session = await self.get(tenant, session_id)
+        if session.ended_ms is None:
+            if session.status != "idle":
+                return session
+            wake = partial(session_changes.wake, key=session.key, now_ms=self._clock.wall_ms(), compose=self._compose)
+            return await self._ends.change(session.root_id, wake)
+        new = session_changes.again(session)
+        return (await self.create(tenant, new))[0]
+
+    async def amend(self, tenant: str, session_id: str, amending: Amending) -> Session:
+        """Correct the completion of a session that has ended. Raises NotFound, TurnRunning where it lives."""
+        session = await self.get(tenant, session_id)
+        now_ms = self._clock.wall_ms()
+        amend = partial(
+            session_changes.amend,
+            key=session.key,
+            amending=amending,
+            event_id=new_id("evt", now_ms),
+            now_ms=now_ms,
+            compose=self._compose,
+        )
+        return await self._ends.change(session.root_id, amend)
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    async def events(self, tenant: str, session_id: str, *, after: int = 0, limit: int = 100) -> list[SessionEvent]:
+        """Raises NotFound."""
+        session = await self.get(tenant, session_id)
+        return await self._follow.page(session.key, after, limit)
+
+    async def follow(self, tenant: str, session_id: str, *, after: int = 0) -> AsyncGenerator[SessionEvent, None]:
+        """As they happen, from any node; ends when the session has ended and all is told. Raises NotFound."""
+        session = await self.get(tenant, session_id)
+        async for event in self._follow.events(session.key, after):
+            yield event
+
+    def workspace_of(self, session: Session) -> str:
+        """The folder that is its own."""
+        return str(self._workspaces / session.tenant / session.id)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _open(self, session: Session) -> Session:
+        """Open the runner of a session that is initializing."""
+        try:
+            await self.turns.open_runner(session)
+        except AdjournError as error:
+            await self.turns.close(session.key)
+            ending = failed(error.code, error.message)
+            await self._ends.end(session, ending)
+            raise RunnerFailed(f"session {session.id} could not begin: {error.message}") from error
+        opened = partial(
+            session_changes.opened,
+            key=session.key,
+            epoch=session.epoch,
+            now_ms=self._clock.wall_ms(),
+            compose=self._compose,
+        )
+        return await self._ends.change(session.root_id, opened) or await self.get(session.tenant, session.id)
+
+    async def _fire(self, now_ms: int) -> None:
+        return
+
+    async def _lost(self) -> None:
+        await self.turns.lost()
+
+    async def _ready(self) -> None:
+        if not self._prices.loaded:
+            await asyncio.to_thread(self._prices.load)
+
+    async def _root(self, key: SessionKey) -> str:
+        if self._database.partitions == 1:
+            return key.session_id
+        root = self._roots.get(key)
+        if root is None:
+            root = await self._database.read(rows.root_of, key)
+            if len(self._roots) > 10_000:
+                self._roots.clear()
+            self._roots[key] = root
+        return root
+
+
+def _key(tenant: str, session_id: str) -> SessionKey:
+    """Raises NotFound for what no session can be called."""
+    key = SessionKey(tenant, session_id)
+    if "\0" in session_id or len(session_id) > ID_LENGTH_MAX:
+        raise not_found(SessionKey(tenant, session_id.replace("\0", "?")))
+    return key

@@ -1,0 +1,396 @@
+"""Turns on the node that runs them: begin → run → settle, each durable before the next.
+
+What a turn has told is in memory for those who follow it here, and in the database within `FLUSH_S` for those who
+follow it elsewhere. However a turn ends, it is settled; where the database is away that is tried until it works, or
+until this node has lost its lease: then another one settles it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime
+
+from adjourn.clock import Clock
+from adjourn.database import Database
+from adjourn.errors import AdjournError, DebitRefused, Fenced, RunnerFailed, Unavailable
+from adjourn.eventlog import get_logger
+from adjourn.ids import new_id
+from adjourn.prices import PriceTable
+from adjourn.runner import Opening, Runner, Said, Turn, TurnFailed
+from adjourn.sessions import money, turn_changes, turn_rows
+from adjourn.sessions.hosting import PATTERNS
+from adjourn.sessions.lifecycle import STOPPED, Ending, failed
+from adjourn.sessions.live import Live, Stop
+from adjourn.sessions.notices import Notices
+from adjourn.sessions.owner_service import Owner
+from adjourn.sessions.refusals import agent_of
+from adjourn.sessions.rows import Compose
+from adjourn.sessions.session import Session, SessionKey
+from adjourn.sessions.session_changes import INTERRUPTED, ending_of
+from adjourn.sessions.turn import Message, TurnError, TurnResult, parts_of
+from adjourn.sessions.turn_changes import Asked, Begun, Outcome, Talk
+from adjourn.typed import decoder
+
+_log = get_logger("adjourn.sessions")
+
+FLUSH_S = 1.0
+GRACE_S = 2.0
+"""How long a turn that was asked to end may take for it, before it is ended by force."""
+FORCE_S = 5.0
+AGAIN_S = (0.05, 0.2, 0.5, 1.0)
+
+
+class Turns:
+    def __init__(
+        self,
+        database: Database,
+        owner: Owner,
+        clock: Clock,
+        runners: Mapping[str, Runner],
+        prices: PriceTable,
+        notices: Notices,
+        compose: Compose,
+        talk: Talk,
+        *,
+        workspace_of: Callable[[Session], str],
+        queue_max: int,
+    ) -> None:
+        self.live: dict[SessionKey, Live] = {}
+        self.open: dict[SessionKey, str] = {}
+        """Sessions whose runner this node holds open, and its name."""
+        self.lost_turns = 0
+        """That were run here and settled by another node."""
+        self._database = database
+        self._owner = owner
+        self._clock = clock
+        self._runners = runners
+        self._prices = prices
+        self._notices = notices
+        self._compose = compose
+        self._talk = talk
+        self._workspace_of = workspace_of
+        self._queue_max = queue_max
+        self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- beginning -----------------------------------------------------------------------------------------------
+
+    async def begin(
+        self, key: SessionKey, root_id: str, message: Message, *, idempotency: bytes | None, trigger: str = ""
+    ) -> Begun:
+        """Durable on return; a turn that is fresh and running runs here. Raises what refuses it."""
+        if self._draining:
+            raise Unavailable("this node is stopping; send to another, or again in a moment", retry_after_ms=1_000)
+        asked = self._asked(key, message, idempotency, trigger)
+        args = (asked, self._compose, self._talk, self._worst)
+        begun = await self._database.write(turn_changes.begin, *args, key=root_id, fence=self._owner.fence)
+        if isinstance(begun, AdjournError):
+            raise begun
+        if begun.fresh and begun.turn.status == "running":
+            self._run(begun)
+        return begun
+
+    async def begin_queued(self, key: SessionKey, root_id: str) -> None:
+        """Begin the turn that waits for longest, if one may."""
+        if self._draining or key in self.live:
+            return
+        asked = self._asked(key, Message(prompt="queued"), None, "")
+        args = (asked, self._compose, self._talk, self._worst)
+        begun = await self._database.write(turn_changes.begin_queued, *args, key=root_id, fence=self._owner.fence)
+        self._notices.tell(key)
+        if begun is not None:
+            self._run(begun)
+
+    def _asked(self, key: SessionKey, message: Message, idempotency: bytes | None, trigger: str) -> Asked:
+        now_ms = self._clock.wall_ms()
+        return Asked(
+            key=key,
+            turn_id=new_id("turn", now_ms),
+            message=message,
+            idempotency=idempotency,
+            node=self._owner.name,
+            now_ms=now_ms,
+            queue_max=self._queue_max,
+            trigger=trigger,
+        )
+
+    def _worst(self, session: Session, message: Message) -> int | None:
+        return money.worst_of_turn(session, message, self.rate_of(session))
+
+    def rate_of(self, session: Session) -> money.Rate:
+        when = datetime.fromtimestamp(self._clock.wall_ms() / 1000, UTC)
+        return money.rate_of(session.described.price, session.model, self._prices, when)
+
+    # --- stopping ------------------------------------------------------------------------------------------------
+
+    def stop_turn(self, key: SessionKey, stop: Stop) -> bool:
+        """Ask the session's turn to end; whether one runs here. The first reason counts, unless a later one ends the
+        session."""
+        live = self.live.get(key)
+        if live is None or live.finished.is_set():
+            return live is not None
+        first = live.stopping is None
+        if first or (stop.ending is not None and live.stopping is not None and live.stopping.ending is None):
+            live.stopping = stop
+        if first:
+            self._start(self._interrupt(live), f"interrupt {key.session_id}")
+        return True
+
+    async def _interrupt(self, live: Live) -> None:
+        with suppress(Exception):
+            async with asyncio.timeout(GRACE_S):
+                await self._runners[live.session.runner].interrupt(live.key.session_id)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(live.finished.wait(), GRACE_S)
+            return
+        if live.timeout is not None and not live.finished.is_set():
+            live.timeout.reschedule(asyncio.get_running_loop().time())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no turns any more; let those that run end by themselves, then end them. Complete on return: nothing that
+        was run here goes on."""
+        self._draining = True
+        until_s = asyncio.get_running_loop().time() + timeout_s - GRACE_S - 1
+        await self._settled(until_s)
+        for live in list(self.live.values()):
+            ends = PATTERNS[live.session.pattern].after_death == "error"
+            self.stop_turn(
+                live.key,
+                Stop(
+                    ending=failed(STOPPED) if ends else None,
+                    error=TurnError(code=STOPPED, message="its node was stopped; send again", retryable=True),
+                ),
+            )
+        await self._settled(until_s + GRACE_S + 1 + FORCE_S)
+        await self.close_all()
+
+    async def _settled(self, until_s: float) -> None:
+        waiting = [asyncio.ensure_future(live.settled.wait()) for live in self.live.values()]
+        if waiting:
+            left_s = max(0.0, until_s - asyncio.get_running_loop().time())
+            _, pending = await asyncio.wait(waiting, timeout=left_s)
+            for each in pending:
+                each.cancel()
+
+    async def lost(self) -> None:
+        """The lease is lost: end everything here, and write nothing of it."""
+        for live in list(self.live.values()):
+            if live.timeout is not None and not live.finished.is_set():
+                live.stopping = live.stopping or Stop()
+                live.timeout.reschedule(asyncio.get_running_loop().time())
+        await self.close_all()
+
+    async def close_all(self) -> None:
+        await asyncio.gather(*(self.close(key) for key in list(self.open)))
+
+    async def close(self, key: SessionKey, workspace: str = "", runner: str = "") -> None:
+        """Release what this node holds of a session; with `workspace`, that too."""
+        name = self.open.pop(key, runner)
+        if name not in self._runners:
+            return
+        try:
+            async with asyncio.timeout(FORCE_S):
+                await self._runners[name].close(key.session_id, workspace)
+        except Exception:
+            _log.exception("runner_not_closed", session=key.session_id, runner=name)
+
+    async def open_runner(self, session: Session) -> None:
+        """Raises RunnerFailed."""
+        if session.key in self.open:
+            return
+        runner = self._runners.get(session.runner)
+        if runner is None:
+            raise RunnerFailed(
+                f"this node has no runner {session.runner}; add it to runners, or send to a node that has"
+            )
+        self.open[session.key] = session.runner
+        await runner.open(
+            Opening(
+                tenant=session.tenant,
+                session_id=session.id,
+                config=session.described.config,
+                workspace=self._workspace_of(session),
+                user_id=session.user_id,
+            )
+        )
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def _run(self, begun: Begun) -> None:
+        session = begun.session
+        meter = money.Meter(self.rate_of(session), agent_of(session, begun.turn.message))
+        worst = self._worst(session, begun.turn.message) if begun.turn.reservation == "held" else 0
+        live = Live(session, begun.turn, meter, worst or 0, self._notices.tell)
+        self.live[session.key] = live
+        self._notices.tell(session.key)
+        self._start(self._live(live, begun.left_nanousd), f"turn {begun.turn.turn_id}")
+
+    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _live(self, live: Live, left_nanousd: int | None) -> None:
+        loop = asyncio.get_running_loop()
+        limit_ms = live.session.described.limits.turn_timeout_ms
+        too_long = None
+        if limit_ms is not None:
+            stop = Stop(
+                error=TurnError(
+                    code="turn_timeout_ms",
+                    message=f"the turn took longer than {limit_ms} ms; ask for less, or raise it",
+                )
+            )
+            too_long = loop.call_later(limit_ms / 1000, self.stop_turn, live.key, stop)
+        flushing = loop.call_later(FLUSH_S, self._flush_later, live)
+        try:
+            await self._execute(live, left_nanousd)
+        finally:
+            live.finished.set()
+            flushing.cancel()
+            if too_long is not None:
+                too_long.cancel()
+            await self._settle(live)
+
+    async def _execute(self, live: Live, left_nanousd: int | None) -> None:
+        """Run the turn until its last event; whatever goes wrong becomes that."""
+        try:
+            async with asyncio.timeout(None) as live.timeout:
+                await self.open_runner(live.session)
+                await self._consume(live, left_nanousd)
+        except TimeoutError:
+            # Ended by force: whatever its runner still holds goes.
+            if live.stopping is None:
+                self._fail(live, "runner_error", "the runner gave up waiting; look at its log")
+            await self.close(live.key)
+        except AdjournError as error:
+            self._fail(live, error.code, error.message, retryable=error.status >= 500)
+            await self.close(live.key)
+        except Exception as error:
+            _log.exception("runner_failed", session=live.key.session_id, runner=live.session.runner)
+            self._fail(live, "runner_error", f"the runner failed ({error}); the server's log has the trace")
+            await self.close(live.key)
+
+    async def _consume(self, live: Live, left_nanousd: int | None) -> None:
+        session, message = live.session, live.turn.message
+        asked = Turn(
+            turn_id=live.turn.turn_id,
+            said=Said(role=message.role, parts=parts_of(message), agent=live.agent),
+            history=lambda: self._database.read(self._talk.history, session.key, session.messages),
+            state=decoder(dict[str, object]).decode(session.state),
+            options=message.options,
+            budget_nanousd=left_nanousd,
+        )
+        events = self._runners[session.runner].turn(session.id, asked)
+        async with aclosing(events):
+            async for event in events:
+                live.take(event, self._clock.wall_ms())
+                if live.over:
+                    break
+                if more := live.needs_more():
+                    await self._hold(live, more)
+                if live.has_spent_all():
+                    self._stop_for(live, "budget_reached", "the budget is used up; raise limits.max_budget_usd")
+                    break
+                if not live.tokens_left():
+                    self._stop_for(live, "limit_reached", "limits.max_tokens is used up; raise it")
+                    break
+
+    def _stop_for(self, live: Live, code: str, message: str) -> None:
+        if live.stopping is None:
+            live.stopping = Stop(error=TurnError(code=code, message=message))
+
+    def _fail(self, live: Live, code: str, message: str, *, retryable: bool = False) -> None:
+        if not live.over:
+            live.take(TurnFailed(code=code, message=message, retryable=retryable), self._clock.wall_ms())
+
+    async def _hold(self, live: Live, nanousd: int) -> None:
+        """Hold more money for it, as far as every budget over it allows that."""
+        args = (live.key, live.session.epoch, live.turn.turn_id, nanousd)
+        try:
+            taken = await self._database.write(
+                turn_changes.hold_more, *args, key=live.session.root_id, fence=self._owner.fence
+            )
+        except DebitRefused:
+            return  # others took it; the next event asks again
+        live.held_nanousd = (live.held_nanousd or 0) + taken
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    def _flush_later(self, live: Live) -> None:
+        if not live.finished.is_set():
+            self._start(self._flush(live), f"flush {live.turn.turn_id}")
+
+    async def _flush(self, live: Live) -> None:
+        async with live.flushing:
+            if live.finished.is_set():
+                return
+            events = list(live.to_tell)
+            args = (live.key, live.session.epoch, live.turn.turn_id, events)
+            try:
+                stopping = await self._database.write(
+                    turn_changes.flush, *args, key=live.session.root_id, fence=self._owner.fence
+                )
+            except AdjournError as error:
+                _log.warning("turn_not_flushed", turn=live.turn.turn_id, error=error.message)
+            else:
+                live.kept(len(events))
+                if stopping != "":  # None: it is no longer this node's
+                    self.stop_turn(live.key, Stop(ending=ending_of(stopping or INTERRUPTED)))
+        if not live.finished.is_set():
+            asyncio.get_running_loop().call_later(FLUSH_S, self._flush_later, live)
+
+    # --- settling ------------------------------------------------------------------------------------------------
+
+    async def _settle(self, live: Live) -> None:
+        saved: Session | None = None
+        try:
+            async with live.flushing:
+                saved = await self._settle_until_it_works(live)
+        except Fenced:
+            self.lost_turns += 1
+        finally:
+            stays = PATTERNS[live.session.pattern].stays_open and live.key in self.open
+            if saved is None or saved.node is None or not stays:
+                await self.close(live.key)
+            self.live.pop(live.key, None)
+            live.settled.set()
+            self._notices.tell(live.key)
+        if saved is not None and saved.queued and saved.ended_ms is None and not self._draining:
+            with suppress(AdjournError):  # the sweep begins it
+                await self.begin_queued(live.key, live.session.root_id)
+
+    async def _settle_until_it_works(self, live: Live) -> Session | None:
+        """Raises Fenced where this node has lost its lease."""
+        stays = PATTERNS[live.session.pattern].stays_open and live.key in self.open
+        outcome = Outcome(
+            result=live.result(self._clock.wall_ms()),
+            by_agent=live.by_agent(),
+            said=live.said,
+            untold=list(live.to_tell),
+            agent=live.agent,
+            ending=self._ending(live),
+            keep_open=stays and not self._draining,
+        )
+        args = (live.key, live.session.epoch, outcome, self._compose, self._talk)
+        tries = 0
+        while True:
+            try:
+                return await self._database.write(
+                    turn_changes.settle, *args, key=live.session.root_id, fence=self._owner.fence
+                )
+            except Fenced:
+                raise
+            except AdjournError as error:
+                _log.warning("turn_not_settled", turn=live.turn.turn_id, error=error.message)
+            await asyncio.sleep(AGAIN_S[min(tries, len(AGAIN_S) - 1)])
+            tries += 1
+
+    def _ending(self, live: Live) -> Ending | None:
+        return live.stopping.ending if live.stopping is not None else None
+
+    async def result(self, tenant: str, turn_id: str) -> TurnResult | None:
+        """What is known of a turn; None where there is none of that id."""
+        found = await self._database.read(turn_rows.find, tenant, turn_id)
+        return None if found is None else found.result
