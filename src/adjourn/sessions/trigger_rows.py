@@ -17,6 +17,7 @@ _COLUMNS = "tenant, session_id, name, revision, next_ms, spec, seen"
 _ALL = f"SELECT {_COLUMNS} FROM session_triggers"
 _SESSION = "tenant = ? AND session_id = ?"
 _THIS = f"{_SESSION} AND name = ?"
+DUE = f"{_ALL} WHERE next_ms <= ? ORDER BY next_ms LIMIT ?"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -83,7 +84,7 @@ def select(reader: Reader, tenant: str, session_id: str) -> list[Kept]:
 
 def due(reader: Reader, now_ms: int, limit: int) -> tuple[list[Kept], list[tuple[TriggerKey, int]]]:
     """(those that must be looked at, the longest due first; the keys and revisions of those that cannot be read)."""
-    rows = reader.rows(f"{_ALL} WHERE next_ms <= ? ORDER BY next_ms LIMIT ?", (now_ms, limit))
+    rows = reader.rows(DUE, (now_ms, limit))
     readable = [(row, _readable(row)) for row in rows]
     return (
         [kept for _, kept in readable if kept is not None],

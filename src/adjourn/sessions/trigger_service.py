@@ -152,8 +152,10 @@ class Triggers:
 
     # --- what is due -------------------------------------------------------------------------------------------------
 
-    async def look(self, now_ms: int) -> None:
-        """Begin all that is due, and wait a little for it. What it costs is what is due. Raises Unavailable."""
+    async def look(self) -> None:
+        """Begin all that is due by the wall clock, and wait a little for it. It costs what is due, not what exists.
+        Raises Unavailable."""
+        now_ms = self._clock.wall_ms()
         if self._set_back(now_ms):
             self._checked = _FIRST
         due, unreadable = await self._database.read(rows.due, now_ms, AT_WORK_MAX + len(self._at_work))

@@ -182,11 +182,8 @@ def _within(path: str, folder: str) -> bool:
 
 
 def folders_for(tenant: str, folders: Sequence[str]) -> list[str]:
-    """Those of the setting that a tenant may watch; `{tenant}` in one stands for its name."""
-    safe = tenant.strip(".") != "" and "/" not in tenant
-    return [
-        posixpath.normpath(folder.replace("{tenant}", tenant)) for folder in folders if safe or "{tenant}" not in folder
-    ]
+    """Those of the setting that a tenant may watch; `{tenant}` in one stands for its name, which is a folder's."""
+    return [posixpath.normpath(folder.replace("{tenant}", tenant)) for folder in folders]
 
 
 # --- when ------------------------------------------------------------------------------------------------------------
