@@ -284,6 +284,11 @@ class Triggers:
 
     # --- clocks that were set back -----------------------------------------------------------------------------------
 
+    @property
+    def checking(self) -> bool:
+        """Whether it is not done yet with what another clock may have worked out."""
+        return self._looked is None or self._checked is not None
+
     def _set_back(self, now_ms: int) -> bool:
         """Whether it may have been: this node has not looked before, or less time has passed on the wall."""
         now_s, before = self._clock.monotonic(), self._looked
