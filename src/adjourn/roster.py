@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from adjourn.hosting_settings import RunnerSettings
 from adjourn.runner import Runner
 from adjourn.runners.echo import EchoRunner
@@ -18,23 +20,12 @@ def runners_of(settings: Settings) -> Mapping[str, Runner]:
 def _runner(runner: RunnerSettings) -> Runner:
     if runner.type == "echo":
         return EchoRunner()
+    # Late, since most servers have none.
     from adjourn.runners.command import CommandRunner, CommandSettings  # here, since most servers have none
+    from adjourn.runners.sandbox import Bounds
 
-    return CommandRunner(
-        CommandSettings(
-            name=runner.name,
-            command=runner.command,
-            tools=runner.tools,
-            models=runner.models,
-            env={name: reveal(value) for name, value in runner.env.items()},
-            network=runner.network,
-            isolation=runner.isolation,
-            memory_mb_max=runner.memory_mb_max,
-            cpu_s_max=runner.cpu_s_max,
-            processes_max=runner.processes_max,
-            file_mb_max=runner.file_mb_max,
-            output_mb_max=runner.output_mb_max,
-            start_timeout_ms=runner.start_timeout_ms,
-            stop_grace_ms=runner.stop_grace_ms,
-        )
-    )
+    given = msgspec.structs.asdict(runner)
+    bounds = {name: given[name] for name in Bounds.__struct_fields__}
+    env = {name: reveal(value) for name, value in runner.env.items()}
+    own = {name: given[name] for name in CommandSettings.__struct_fields__ if name not in ("bounds", "env")}
+    return CommandRunner(CommandSettings(**own, env=env, bounds=Bounds(**bounds)))

@@ -1,50 +1,113 @@
-"""What is checked before a session is created: its runner, its limits, its price, and whether there is room for it."""
+"""How a session is created: its runner, limits and price are checked, and whether there is room for it; then it is
+written, and what it needs before its first turn is made ready."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 
 from adjourn.clock import Clock
 from adjourn.database import Database
-from adjourn.errors import LimitReached, RunnerRefused
+from adjourn.errors import AdjournError, KeyReused, LimitReached, NotFound, RunnerFailed, RunnerRefused
 from adjourn.ids import new_id
 from adjourn.runner import Runner
-from adjourn.sessions import limits, money, queries
+from adjourn.sessions import limits, money, queries, rows, session_changes
+from adjourn.sessions.end_service import Ends
 from adjourn.sessions.hosting import PATTERNS
+from adjourn.sessions.lifecycle import failed
+from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import no_price
-from adjourn.sessions.session import NewSession, Session, describe
+from adjourn.sessions.rows import Compose
+from adjourn.sessions.session import NewSession, Session, SessionKey, describe
+from adjourn.sessions.session_changes import Creation
+from adjourn.sessions.snapshot_service import Snapshots
+from adjourn.sessions.trigger_service import Triggers
 from adjourn.sessions.turn import Message
+from adjourn.sessions.turn_changes import Talk
+from adjourn.sessions.turns_service import Turns
 from adjourn.settings import HostingSettings
 
 COUNT_EVERY_S = 1.0
 _encode = msgspec.json.Encoder().encode
 
 
-class Admission:
+class Creator:
     def __init__(
         self,
         database: Database,
         clock: Clock,
         settings: HostingSettings,
+        *,
         runners: Mapping[str, Runner],
-        rate_of: Callable[[Session], money.Rate],
+        owner: Owner,
+        turns: Turns,
+        ends: Ends,
+        snapshots: Snapshots,
+        triggers: Triggers,
+        compose: Compose,
+        talk: Talk,
     ) -> None:
         self._database = database
         self._clock = clock
         self._settings = settings
         self._runners = runners
-        self._rate_of = rate_of
+        self._owner = owner
+        self._turns = turns
+        self._ends = ends
+        self._snapshots = snapshots
+        self._triggers = triggers
+        self._compose = compose
+        self._talk = talk
         self._live: dict[str, int] = {}
         self._counted_s: float | None = None
 
-    def admitted(self, tenant: str) -> None:
-        """One more lives."""
+    async def create(self, tenant: str, new: NewSession, *, idempotency_key: str = "") -> tuple[Session, bool]:
+        """See `Sessions.create`."""
+        self._triggers.check(tenant, new.pattern, new.triggers)
+        root_id = None if new.parent_id is None else (await self._parent(tenant, new.parent_id)).root_id
+        session = self._session_of(tenant, new, root_id, idempotency_key)
+        await self._check_room(tenant)
+        source_seq = None
+        if new.snapshot_id is not None:
+            source_seq = await self._from_snapshot(session, new.snapshot_id)
+        opens = PATTERNS[new.pattern].opens == "create" or new.snapshot_id is not None
+        if opens:
+            session.node, session.epoch = self._owner.name, 1
+        creation = Creation(
+            session=session,
+            to="initializing" if opens else "active",
+            sessions_per_user=self._settings.max_sessions_per_user,
+            triggers=new.triggers,
+            source_seq=source_seq,
+        )
+        args = (creation, self._compose, self._talk)
+        created = await self._database.write(
+            session_changes.create, *args, key=session.root_id, fence=self._owner.fence
+        )
+        if isinstance(created, AdjournError):
+            raise created
+        standing, fresh = created
+        if not fresh:
+            if _asked(standing) != _asked(session):
+                raise KeyReused(
+                    f"this Idempotency-Key came before, with another session ({standing.id}); create each with its own"
+                )
+            return standing, False
         self._live[tenant] = self._live.get(tenant, 0) + 1
+        return (await self._open(standing, new.snapshot_id) if opens else standing), True
 
-    async def check_room(self, tenant: str) -> None:
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _parent(self, tenant: str, session_id: str) -> Session:
+        parent = await self._database.read(rows.find, SessionKey(tenant, session_id))
+        if parent is None:
+            raise NotFound(f"there is no session {session_id[:100]} to be the parent; check the id", path="parent_id")
+        return parent
+
+    async def _check_room(self, tenant: str) -> None:
         """Raises LimitReached. What other nodes begin and end is seen within `COUNT_EVERY_S`."""
         now_s = self._clock.monotonic()
         if self._counted_s is None or now_s - self._counted_s >= COUNT_EVERY_S:
@@ -60,7 +123,7 @@ class Admission:
                 fact = f"{whose} {count} live sessions, as many as it may"
                 raise LimitReached(f"{fact}; end some, or raise hosting.{name}", path=name)
 
-    def session_of(self, tenant: str, new: NewSession, root_id: str | None, idempotency_key: str) -> Session:
+    def _session_of(self, tenant: str, new: NewSession, root_id: str | None, idempotency_key: str) -> Session:
         now_ms = self._clock.wall_ms()
         name = new.runner or self._settings.default_runner
         runner = self._runners.get(name)
@@ -90,9 +153,36 @@ class Admission:
             retention_ms=limits.retention_ms(new.pattern, self._settings),
         )
         budgeted = session.described.limits.max_budget_usd is not None
-        if budgeted and money.worst_of_turn(session, Message(), self._rate_of(session)) is None:
+        if budgeted and money.worst_of_turn(session, Message(), self._turns.rate_of(session)) is None:
             raise no_price(session)
         return session
+
+    async def _from_snapshot(self, session: Session, snapshot_id: str) -> int:
+        """How far it shares the conversation; its state is the snapshot's, unless it has one of its own."""
+        taken = await self._snapshots.get(session.tenant, snapshot_id)
+        session.resumed_from = taken.snapshot.session_id
+        if session.state == session_changes.NO_STATE:
+            session.state = taken.state
+        return taken.snapshot.messages
+
+    async def _open(self, session: Session, snapshot_id: str | None) -> Session:
+        """What a session that is initializing needs before its first turn: its workspace, its runner."""
+        try:
+            if snapshot_id is not None:
+                await self._snapshots.restore(session, snapshot_id)
+            if PATTERNS[session.pattern].opens == "create":
+                await self._turns.open_runner(session)
+        except AdjournError as error:
+            await self._ends.end(session, failed(error.code, error.message))
+            raise RunnerFailed(f"session {session.id} could not begin: {error.message}") from error
+        opened = partial(
+            session_changes.opened,
+            key=session.key,
+            epoch=session.epoch,
+            now_ms=self._clock.wall_ms(),
+            compose=self._compose,
+        )
+        return await self._ends.change(session.root_id, opened)
 
 
 def _new_id(tenant: str, idempotency_key: str, now_ms: int) -> str:
@@ -103,7 +193,7 @@ def _new_id(tenant: str, idempotency_key: str, now_ms: int) -> str:
     return f"sess_{hashlib.blake2b(text.encode(), digest_size=15, person=b'adjourn.create').hexdigest()}"
 
 
-def asked(session: Session) -> bytes:
+def _asked(session: Session) -> bytes:
     """What its creator asked for, to tell a call that is sent again from another one with the same key."""
     told = session.described
     return _encode(

@@ -10,7 +10,7 @@ from typing import TypeVar
 from adjourn.clock import Clock
 from adjourn.database import Database, Tx
 from adjourn.errors import AdjournError, TooBusy
-from adjourn.sessions import rows, session_changes
+from adjourn.sessions import rows, session_changes, snapshot_rows, takeover
 from adjourn.sessions.follow_service import Follow
 from adjourn.sessions.lifecycle import STOPPED, Ending, failed
 from adjourn.sessions.live import Stop
@@ -92,6 +92,8 @@ class Ends:
         root = session.root_id
         while await self._database.write(rows.forget_some, key, FORGET_AT_ONCE, key=root):
             await asyncio.sleep(0)
+        while await self._database.write(snapshot_rows.forget_one, key, key=root):
+            await asyncio.sleep(0)
         while await self._database.write(self._talk.forget, key, FORGET_AT_ONCE, key=root):
             await asyncio.sleep(0)
         await self._turns.close(key, self._workspace_of(session), session.runner)
@@ -103,7 +105,7 @@ class Ends:
         while held := await self._database.read(rows.of_node, name, 1_000):
             for key, root_id in held:
                 change = partial(
-                    session_changes.take_over,
+                    takeover.take_over,
                     keys=[key],
                     node=name,
                     now_ms=self._clock.wall_ms(),

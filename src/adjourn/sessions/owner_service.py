@@ -13,7 +13,7 @@ from adjourn.database import LEASE_MS, Database, Fence, Reader, Tx
 from adjourn.errors import AdjournError, Fenced, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.log import Lease, Leases
-from adjourn.sessions import rows, session_changes
+from adjourn.sessions import rows, takeover
 from adjourn.sessions.rows import Compose
 
 _log = get_logger("adjourn.sessions")
@@ -161,7 +161,7 @@ class Owner:
                     for start in range(0, len(each), AT_ONCE):
                         part = each[start : start + AT_ONCE]
                         count += await self._database.write(
-                            session_changes.take_over,
+                            takeover.take_over,
                             [key for key, _ in part],
                             dead.name,
                             self._clock.wall_ms(),

@@ -178,7 +178,8 @@ def stopping_of(reader: Reader, node: str) -> list[tuple[SessionKey, str]]:
 
 
 def forget_some(tx: Tx, key: SessionKey, limit: int) -> bool:
-    """Delete some of what belongs to a session, but for its row and its messages; whether there may be more."""
+    """Delete some of what belongs to a session, but for its row, its messages and its snapshots; whether there may be
+    more."""
     return any(tx.run(_forget(table, order), (*key, *key, limit)) for table, order in _OWN_TABLES)
 
 
@@ -194,7 +195,6 @@ _OWN_TABLES = (
     ("session_events", "first_seq"),
     ("turns", "number"),
     ("session_triggers", "name"),
-    ("snapshots", "id"),
 )
 
 

@@ -8,39 +8,40 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from adjourn.clock import Clock
 from adjourn.database import Database
-from adjourn.errors import AdjournError, KeyReused, RunnerFailed, StatusRefused
+from adjourn.errors import AdjournError, StatusRefused
 from adjourn.events import ID_LENGTH_MAX
 from adjourn.ids import new_id
 from adjourn.log import Leases
 from adjourn.prices import PriceTable
 from adjourn.runner import Runner
 from adjourn.sessions import limits, money, rows, session_changes
-from adjourn.sessions.create_service import Admission, asked
+from adjourn.sessions.counting_service import Counting
+from adjourn.sessions.create_service import Creator
 from adjourn.sessions.end_service import Ends
 from adjourn.sessions.follow_service import Follow
-from adjourn.sessions.hosting import PATTERNS
-from adjourn.sessions.lifecycle import Ending, failed, terminated
+from adjourn.sessions.lifecycle import Ending, terminated
 from adjourn.sessions.live import Stop
 from adjourn.sessions.notices import Notices
 from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import no_price, not_found
 from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import NewSession, Patch, Session, SessionKey
-from adjourn.sessions.session_changes import INTERRUPTED, TERMINATED
+from adjourn.sessions.snapshot_service import Snapshots
 from adjourn.sessions.sweep_service import Sweep
-from adjourn.sessions.turn import Amending, Answer, Completing, Message, SessionEvent, TurnResult
+from adjourn.sessions.takeover import INTERRUPTED, TERMINATED
+from adjourn.sessions.trigger_service import Triggers
+from adjourn.sessions.turn import Amending, Answer, Completing, Message, SessionEvent, Snapshot, TurnResult
 from adjourn.sessions.turn_changes import Talk
 from adjourn.sessions.turn_rows import idempotency_of
 from adjourn.sessions.turns_service import Turns
 from adjourn.settings import HostingSettings
 
-T = TypeVar("T")
+MB = 1_000_000
 
 _encode = msgspec.json.Encoder().encode
 
@@ -83,7 +84,6 @@ class Sessions:
             workspace_of=self.workspace_of,
             queue_max=settings.queue_max,
         )
-        self._admission = Admission(database, clock, settings, runners, self.turns.rate_of)
         self._follow = Follow(database, self._notices, self.turns.live)
         self._ends = Ends(
             database,
@@ -96,6 +96,27 @@ class Sessions:
             talk,
             workspace_of=self.workspace_of,
         )
+        self.snapshots = Snapshots(
+            database,
+            clock,
+            runners,
+            workspace_of=self.workspace_of,
+            archive_bytes_max=settings.archive_mb_max * MB,
+        )
+        self.triggers = Triggers(database, clock, self._fire, workspace=self._workspace, folders=settings.watch_folders)
+        self._creator = Creator(
+            database,
+            clock,
+            settings,
+            runners=runners,
+            owner=self.owner,
+            turns=self.turns,
+            ends=self._ends,
+            snapshots=self.snapshots,
+            triggers=self.triggers,
+            compose=compose,
+            talk=talk,
+        )
         self.sweep = Sweep(
             database,
             leases,
@@ -104,7 +125,7 @@ class Sessions:
             self._notices,
             compose,
             delete=self._ends.delete,
-            fire=self._fire,
+            besides=(lambda _: self.triggers.look(), Counting(database).look),
             interval_s=settings.sweep_interval_ms / 1000,
         )
 
@@ -123,40 +144,9 @@ class Sessions:
 
     async def create(self, tenant: str, new: NewSession, *, idempotency_key: str = "") -> tuple[Session, bool]:
         """(the session, whether it was created by this call). Raises RunnerRefused, LimitReached, PriceUnknown,
-        NotFound, SessionEnded, StatusRefused, TooBusy."""
+        NotFound, SessionEnded, StatusRefused, TriggerInvalid, KeyReused."""
         await self._ready()
-        root_id = None
-        if new.parent_id is not None:
-            root_id = (await self.get(tenant, new.parent_id)).root_id
-        session = self._admission.session_of(tenant, new, root_id, idempotency_key)
-        await self._admission.check_room(tenant)
-        hosting = PATTERNS[new.pattern]
-        opens = hosting.opens == "create"
-        if opens:
-            session.node, session.epoch = self.owner.name, 1
-        root = session.root_id
-        created = await self._database.write(
-            session_changes.create,
-            session,
-            "initializing" if opens else "active",
-            limits.budget_nanousd(session.described.limits),
-            self._settings.max_sessions_per_user,
-            self._compose,
-            self._talk,
-            key=root,
-            fence=self.owner.fence,
-        )
-        if isinstance(created, AdjournError):
-            raise created
-        wanted, (session, fresh) = session, created
-        if not fresh:
-            if asked(session) != asked(wanted):
-                raise KeyReused(
-                    f"this Idempotency-Key came before, with another session ({session.id}); create each with its own"
-                )
-            return session, False
-        self._admission.admitted(tenant)
-        return (await self._open(session) if opens else session), True
+        return await self._creator.create(tenant, new, idempotency_key=idempotency_key)
 
     async def get(self, tenant: str, session_id: str) -> Session:
         """Raises NotFound."""
@@ -311,6 +301,10 @@ class Sessions:
         )
         return await self._ends.change(session.root_id, amend)
 
+    async def snapshot(self, tenant: str, session_id: str) -> Snapshot:
+        """Durable on return; a new session may begin from it. Raises NotFound, StatusRefused while a turn runs."""
+        return await self.snapshots.take(await self.get(tenant, session_id))
+
     # --- what happens --------------------------------------------------------------------------------------------
 
     async def events(self, tenant: str, session_id: str, *, after: int = 0, limit: int = 100) -> list[SessionEvent]:
@@ -326,30 +320,17 @@ class Sessions:
 
     def workspace_of(self, session: Session) -> str:
         """The folder that is its own."""
-        return str(self._workspaces / session.tenant / session.id)
+        return self._workspace(session.tenant, session.id)
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    async def _open(self, session: Session) -> Session:
-        """Open the runner of a session that is initializing."""
-        try:
-            await self.turns.open_runner(session)
-        except AdjournError as error:
-            await self.turns.close(session.key)
-            ending = failed(error.code, error.message)
-            await self._ends.end(session, ending)
-            raise RunnerFailed(f"session {session.id} could not begin: {error.message}") from error
-        opened = partial(
-            session_changes.opened,
-            key=session.key,
-            epoch=session.epoch,
-            now_ms=self._clock.wall_ms(),
-            compose=self._compose,
-        )
-        return await self._ends.change(session.root_id, opened) or await self.get(session.tenant, session.id)
+    async def _fire(
+        self, tenant: str, session_id: str, trigger_name: str, message: Message, *, idempotency_key: str
+    ) -> TurnResult:
+        return await self.begin(tenant, session_id, message, idempotency_key=idempotency_key, trigger=trigger_name)
 
-    async def _fire(self, now_ms: int) -> None:
-        return
+    def _workspace(self, tenant: str, session_id: str) -> str:
+        return str(self._workspaces / tenant / session_id)
 
     async def _lost(self) -> None:
         await self.turns.lost()

@@ -12,76 +12,82 @@ from adjourn.database import Tx
 from adjourn.errors import AdjournError, LimitReached, NotFound, RevisionStale, SessionEnded, TurnRunning
 from adjourn.events import Record
 from adjourn.prices import nanousd_of
-from adjourn.sessions import limits, money, queries, rows, turn_changes, turn_rows
+from adjourn.sessions import limits, money, queries, rows, trigger_rows, turn_changes
 from adjourn.sessions.change import Change
 from adjourn.sessions.completions import amendment_event
 from adjourn.sessions.hosting import PATTERNS
-from adjourn.sessions.lifecycle import ABANDONED, Ending, Status, failed, limited, terminated
+from adjourn.sessions.lifecycle import Ending, Status, limited
 from adjourn.sessions.refusals import not_found, refused
 from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import Limits, NewSession, Patch, Session, SessionKey
-from adjourn.sessions.turn import Amending, Message, TurnError, TurnResult
+from adjourn.sessions.triggers import Trigger
+from adjourn.sessions.turn import Amending, Message
 from adjourn.sessions.turn_changes import Talk
-from adjourn.sessions.turn_rows import Kept
 
-INTERRUPTED, TERMINATED = "interrupted", "terminated"
-"""What `stopping` may hold, beside the names of limits."""
+NO_STATE = b"{}"
+
 
 Due = Literal["delete", "queued", "later", "ended", "max_idle_ms", "max_lifetime_ms"]
 """What is to be done about a session that is due: delete it, begin what waits, nothing now; it has been ended; or its
 owner has been asked to end it, by this limit."""
 
 
-def create(
-    tx: Tx,
-    session: Session,
-    to: Status,
-    budget_nanousd: int | None,
-    sessions_per_user: int | None,
-    compose: Compose,
-    talk: Talk,
-) -> tuple[Session, bool] | AdjournError:
-    """(the session, whether it is new). `session` is initializing, and goes to `to` at once if that is another status.
-    With `resumed_from`, it begins with the conversation and the state of that one."""
+class Creation(msgspec.Struct, frozen=True, kw_only=True):
+    """A session to be created. It is initializing, and goes to `to` at once if that is another status."""
+
+    session: Session
+    to: Status
+    sessions_per_user: int | None
+    triggers: Sequence[Trigger]
+    source_seq: int | None
+    """How far it shares the conversation of `resumed_from`; None: all of it, once that has ended."""
+
+
+def create(tx: Tx, creation: Creation, compose: Compose, talk: Talk) -> tuple[Session, bool] | AdjournError:
+    """(the session, whether it is new). With `resumed_from`, it begins with the conversation of that one, and with its
+    state, unless it has one of its own."""
+    session = creation.session
     before = rows.find(tx, session.key)
     if before is not None:
         return before, False
-    if sessions_per_user is not None and session.user_id:
-        live = queries.live_of_user(tx, session.tenant, session.user_id, sessions_per_user)
-        if live >= sessions_per_user:
-            fact = f"user {session.user_id} has {live} live sessions, as many as one may"
-            return LimitReached(f"{fact}; end some, or raise hosting.max_sessions_per_user", path="user_id")
-    if session.parent_id is not None:
-        refusal = _into_tree(tx, session)
-        if refusal is not None:
-            return refusal
-    source: Session | None = None
+    refusal = _no_room(tx, session, creation.sessions_per_user) or _into_tree(tx, session)
+    if refusal is not None:
+        return refusal
+    change = Change(session, session.created_ms)
     if session.resumed_from is not None:
         source = rows.load(tx, SessionKey(session.tenant, session.resumed_from))
         if source is None:
             return not_found(SessionKey(session.tenant, session.resumed_from))
-        if source.ended_ms is None:
+        if source.ended_ms is None and creation.source_seq is None:
             return _still_lives(source)
-        session.state = session.state if session.state != b"{}" else source.state
-        session.messages = talk.share(tx, session.key, source.id, source.messages)
-    change = Change(session, session.created_ms)
-    change.move(to, "created")
+        if session.state == NO_STATE:
+            change.session.state = source.state
+        seq = source.messages if creation.source_seq is None else creation.source_seq
+        change.session.messages = talk.share(tx, session.key, source.id, seq)
+    change.move(creation.to, "created")
     change.session.due_ms = limits.due_ms(change.session)
     if not rows.insert(tx, change, compose):
         return session, False
+    budget_nanousd = limits.budget_nanousd(session.described.limits)
     if budget_nanousd is not None:
         account = money.account_of(session.tenant, session.id)
         tx.run("INSERT INTO accounts (name, balance) VALUES (?, ?)", (account, budget_nanousd))
+    if creation.triggers:
+        trigger_rows.put(tx, session.tenant, session.id, creation.triggers, session.created_ms)
     return change.session, True
 
 
-def opened(tx: Tx, key: SessionKey, epoch: int, now_ms: int, compose: Compose) -> Session | None:
-    """Its runner is open: it is active."""
+def opened(tx: Tx, key: SessionKey, epoch: int, now_ms: int, compose: Compose) -> Session | AdjournError:
+    """What it needed before its first turn is there: it is active."""
     session = rows.load(tx, key)
-    if session is None or session.epoch != epoch or session.status != "initializing":
-        return None
+    if session is None:
+        return not_found(key)
+    if session.epoch != epoch or session.status != "initializing":
+        return ended_before(session) if session.ended_ms is not None else session
     change = Change(session, now_ms)
     change.move("active", "opened")
+    if not PATTERNS[session.pattern].stays_open:
+        change.session.node = None
     change.session.due_ms = limits.due_ms(change.session)
     return rows.save(tx, change, compose)
 
@@ -233,14 +239,6 @@ def look_due(tx: Tx, key: SessionKey, now_ms: int, compose: Compose) -> Due:
     return "ended"
 
 
-def take_over(
-    tx: Tx, keys: Sequence[SessionKey], node: str, now_ms: int, compose: Compose, ending: Ending | None = None
-) -> int:
-    """Sessions of a node that is dead, or that gives them up (then with the `ending` of those that cannot stay): how
-    many were its own."""
-    return sum(_take_over_one(tx, key, node, now_ms, compose, ending) for key in keys)
-
-
 def amend(
     tx: Tx, key: SessionKey, amending: Amending, event_id: str, now_ms: int, compose: Compose
 ) -> Session | AdjournError:
@@ -279,8 +277,19 @@ def _still_lives(source: Session) -> TurnRunning:
     return TurnRunning(f"session {source.id} is {source.status} and has not ended; send to it, or complete it first")
 
 
+def _no_room(tx: Tx, session: Session, sessions_per_user: int | None) -> LimitReached | None:
+    if sessions_per_user is None or not session.user_id:
+        return None
+    live = queries.live_of_user(tx, session.tenant, session.user_id, sessions_per_user)
+    if live < sessions_per_user:
+        return None
+    fact = f"user {session.user_id} has {live} live sessions, as many as one may"
+    return LimitReached(f"{fact}; end some, or raise hosting.max_sessions_per_user", path="user_id")
+
+
 def _into_tree(tx: Tx, session: Session) -> AdjournError | None:
-    assert session.parent_id is not None
+    if session.parent_id is None:
+        return None
     parent = rows.find(tx, SessionKey(session.tenant, session.parent_id))
     if parent is None:
         return NotFound(
@@ -317,64 +326,3 @@ def _gone(tx: Tx, change: Change, compose: Compose) -> Session:
     saved = rows.save(tx, change, compose)
     turn_changes.drop_queued(tx, saved, change.now_ms)
     return saved
-
-
-def _take_over_one(tx: Tx, key: SessionKey, node: str, now_ms: int, compose: Compose, ending: Ending | None) -> bool:
-    session = rows.load(tx, key)
-    if session is None or session.node != node or session.ended_ms is not None:
-        return False
-    change = Change(session, now_ms)
-    now = change.session
-    ran = session.turn_id is not None
-    if ran:
-        _abandon_turn(tx, change)
-    now.node, now.turn_id = None, None
-    now.epoch += 1
-    after = PATTERNS[session.pattern].after_death
-    stop = ending_of(session.stopping)
-    if stop is not None:
-        change.end(stop)
-    elif after == "error" or session.status == "initializing":
-        change.end(ending or failed(ABANDONED))
-    elif ran:
-        change.move(after, ABANDONED)
-    now.stopping = ""
-    now.due_ms = now_ms if now.queued and now.ended_ms is None else limits.due_ms(now)
-    saved = rows.save(tx, change, compose)
-    if saved.ended_ms is not None:
-        turn_changes.drop_queued(tx, saved, now_ms)
-    return True
-
-
-def _abandon_turn(tx: Tx, change: Change) -> None:
-    """What it has cost nobody knows: all that it held is charged."""
-    session = change.session
-    turn = turn_rows.find(tx, session.tenant, session.turn_id or "")
-    if turn is None:
-        return
-    charged = turn.reserved_nanousd if turn.reservation == "held" else 0
-    error = TurnError(
-        code=ABANDONED, message="its node died; what it did until then is not known: send again", retryable=True
-    )
-    result = TurnResult(
-        turn_id=turn.turn_id,
-        number=turn.number,
-        status="abandoned",
-        error=error,
-        cost_nanousd=charged,
-        began_ms=turn.began_ms or change.now_ms,
-        ended_ms=change.now_ms,
-    )
-    session.spent.cost_nanousd += charged
-    session.spent.errors += 1
-    if charged:
-        session.described = msgspec.structs.replace(session.described, cost_estimated=True)
-    change.tell("turn_ended", result, turn.turn_id)
-    turn_rows.ended(tx, turn, Kept(turn=result), "forfeited" if charged else "")
-
-
-def ending_of(stopping: str) -> Ending | None:
-    """What a session was asked to end with, as it stands in its row; None where only its turn is to end, or nothing."""
-    if stopping in ("", INTERRUPTED):
-        return None
-    return terminated() if stopping == TERMINATED else limited(stopping)

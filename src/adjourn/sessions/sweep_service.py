@@ -4,7 +4,7 @@ role; it costs what is due, not what exists."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from adjourn.clock import Clock
 from adjourn.database import LEASE_MS, Database
@@ -47,10 +47,10 @@ class Sweep:
         compose: Compose,
         *,
         delete: Callable[[SessionKey], Awaitable[None]],
-        fire: Callable[[int], Awaitable[None]],
+        besides: Sequence[Callable[[int], Awaitable[object]]],
         interval_s: float,
     ) -> None:
-        """`delete`: an ended session whose time is over. `fire(now_ms)`: whatever starts turns by itself."""
+        """`delete`: an ended session whose time is over. `besides(now_ms)`: what else looks at the clock."""
         self.ended = 0
         """Sessions that a limit has ended, since this process started."""
         self._database = database
@@ -61,7 +61,7 @@ class Sweep:
         self._notices = notices
         self._compose = compose
         self._delete = delete
-        self._fire = fire
+        self._besides = besides
         self._interval_s = interval_s
         self._renewed_s = float("-inf")
         self._held = False
@@ -115,7 +115,8 @@ class Sweep:
                 raise
             except AdjournError as error:
                 _log.warning("session_waits", session=key.session_id, error=error.message)
-        await self._fire(now_ms)
+        for look in self._besides:
+            await look(now_ms)
         return len(keys)
 
     async def _one(self, key: SessionKey, now_ms: int) -> None:

@@ -27,7 +27,7 @@ from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import agent_of
 from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import Session, SessionKey
-from adjourn.sessions.session_changes import INTERRUPTED, ending_of
+from adjourn.sessions.takeover import INTERRUPTED, ending_of
 from adjourn.sessions.turn import Message, TurnError, TurnResult, parts_of
 from adjourn.sessions.turn_changes import Asked, Begun, Outcome, Talk
 from adjourn.typed import decoder
