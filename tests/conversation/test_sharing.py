@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from tests.conversation.rigs import (
     whole,
     words,
 )
-from tests.databases.rigs import KINDS
+from tests.databases.rigs import KINDS, DatabaseRig, opened, query
 
 from adjourn.conversation import messages, sharing
 from adjourn.database import Reader, Tx
@@ -245,6 +247,68 @@ def test_beginning_from_one_that_is_being_deleted_gets_all_or_nothing(
             assert begun
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("delete b", "delete c"), ("delete a", "delete b"), ("delete b", "delete a"), ("begin", "delete a")],
+)
+def test_the_second_of_two_sees_what_the_first_has_done(kind: str, first: str, second: str, tmp_path: Path) -> None:
+    """While one transaction deletes or begins a session and has not committed, another one deletes a relative: it waits
+    for the first, and so nothing is left over in the end, and nothing is missing. `b` and `c` share the deleted `z`,
+    and `b` shares `a`."""
+
+    async def run() -> None:
+        rig = DatabaseRig(kind, tmp_path)
+        async with opened(rig.connect()) as database:
+            await database.write(put_session, "z")
+            await database.write(say, "z", [text("z")])
+            await database.write(begin_from, "c", "z")
+            await database.write(begin_from, "a", "z")
+            await database.write(say, "a", [text("a")])
+            await database.write(begin_from, "b", "a")
+            await delete_whole(database, "z", 10)
+            if second == "delete c":
+                await delete_whole(database, "a", 10)
+            if first == "begin":
+                await delete_whole(database, "b", 10)
+            did, other_did = threading.Event(), threading.Event()
+
+            def one(tx: Tx) -> None:
+                act(tx, first)
+                did.set()
+                deadline = time.monotonic() + 60
+                while kind != "sqlite" and not other_did.wait(0.01) and not query(rig.url, WAITING):
+                    assert time.monotonic() < deadline
+
+            def other(tx: Tx) -> None:
+                act(tx, second)
+                other_did.set()
+
+            lanes = {database.partition_of(str(n)): str(n) for n in range(100)}
+            writing = asyncio.create_task(database.write(one, key=lanes[0]))
+            assert await asyncio.to_thread(did.wait, 60)
+            await asyncio.gather(writing, database.write(other, key=lanes[max(lanes)]))
+            alive = await database.read(lambda reader: [str(row[0]) for row in reader.rows("SELECT id FROM sessions")])
+            lines = {"a": ["z", "a"], "b": ["z", "a"], "c": ["z"], "new": ["z", "a"]}
+            for name in alive:
+                assert await told(database, name) == lines[name]
+            assert set(await all_words(database)) == {said for name in alive for said in lines[name]}
+            for name in alive:
+                await delete_whole(database, name, 10)
+            assert await stored(database) == {"messages": 0, "message_sources": 0}
+
+    asyncio.run(run())
+
+
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+def act(tx: Tx, what: str) -> None:
+    if what == "begin":
+        begin_from(tx, "new", "a")
+    else:
+        assert not delete_some(tx, what.removeprefix("delete "), 10)
 
 
 async def begin(database: LanedDatabase, name: str, source: str) -> bool:
