@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import fields
 
 from adjourn.configfile import load, parse, show
 from adjourn.errors import ConfigInvalid
+from adjourn.runners.command import CommandSettings
+from adjourn.runners.sandbox import Bounds
 from adjourn.settings import HostingSettings, RunnerSettings, Settings
 
 
@@ -119,3 +122,11 @@ def test_workspaces_are_beside_the_data() -> None:
     """Unless a folder is named for them."""
     assert Settings(data_dir="there").workspaces_dir == "there/workspaces"
     assert Settings(hosting=HostingSettings(workspaces="/w")).workspaces_dir == "/w"
+
+
+def test_a_runner_s_settings_are_those_that_it_takes() -> None:
+    """By the same names and with the same defaults, so that nothing is lost between the file and the runner."""
+    given = {field.name: field.default for field in fields(RunnerSettings) if field.name not in ("type", "env")}
+    taken = {field.name: field.default for kind in (CommandSettings, Bounds) for field in fields(kind)}
+    del taken["bounds"], taken["env"]
+    assert given == {**taken, "name": "", "command": ()}
