@@ -50,3 +50,27 @@ def test_what_makes_sense_is_taken() -> None:
     routing = settings_of({"routing": {"destinations": destinations}}).routing
     assert [routing.batch_size_of(one) for one in routing.destinations] == [250, 250, 250, 2000, 2000]
     assert [routing.timeout_ms_of(one) for one in routing.destinations] == [15_000] * 3 + [60_000] * 2
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        (["session.completd"], "events[0] is 'session.completd', which is no type of event; did you mean"),
+        (["*", "session.status_change"], "events[1] is 'session.status_change'"),
+        (["heartbeat"], "give some of 'session.completed', 'session.amended', 'session.status_changed', '*'"),
+        ([], "events is empty, so that nothing would go there; name what is to go there, or set enabled: false"),
+    ],
+)
+def test_types_of_events_that_there_are_not_are_refused(events: list[str], words: str) -> None:
+    """With the place in the list, and the one that was meant."""
+    assert words in refused(type="upstream", events=events)
+
+
+def test_a_destination_gets_completions_and_amendments_unless_it_says_more() -> None:
+    """What a change of status is to it, whoever configures it must have said."""
+    given = [
+        {"type": "upstream", "url": URL, "name": "a"},
+        {"type": "upstream", "url": URL, "name": "b", "events": ["*"]},
+    ]
+    routing = settings_of({"routing": {"destinations": given}}).routing
+    assert [one.events for one in routing.destinations] == [("session.completed", "session.amended"), ("*",)]

@@ -57,7 +57,9 @@ def test_every_setting_is_documented() -> None:
 def as_documented(default: object) -> str:
     if default is msgspec.NODEFAULT:
         return "required"
-    words = {"": '""', "()": "[]", "None": "null", "True": "true", "False": "false"}
+    if isinstance(default, tuple):
+        return f"`[{', '.join(map(str, default))}]`"
+    words = {"": '""', "None": "null", "True": "true", "False": "false"}
     return f"`{words.get(str(default), str(default))}`"
 
 

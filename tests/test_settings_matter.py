@@ -96,6 +96,16 @@ ROWS: dict[str, Row] = {
         {"routing.destinations": [{}]},
     ),
     "routing.destinations[].enabled": Row([True, False], routing.arrivals, [["a", "b"], []], routing.LOGFILE),
+    "routing.destinations[].events": Row(
+        [["session.completed", "session.amended"], ["session.amended", "session.status_changed"], ["*"]],
+        routing.types_that_arrive,
+        [
+            ["session.completed", "session.amended"],
+            ["session.amended", "session.status_changed"],
+            ["session.completed", "session.amended", "session.status_changed"],
+        ],
+        routing.LOGFILE,
+    ),
     "routing.destinations[].sampling_rate": Row(
         [1.0, 0.5, 0.0], routing.part_that_arrives, ["all", "about half", "none"], routing.LOGFILE
     ),

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from adjourn.delivery.channel import Channel
+from adjourn.delivery.route import ALL, wants_of
 from adjourn.delivery.transform import Shaping, TransformCallable, shaping_of
 from adjourn.destination import Destination
 from adjourn.destinations.database import DatabaseDestination
 from adjourn.destinations.logfile import LogfileDestination
 from adjourn.errors import ConfigInvalid
+from adjourn.events import STATUS_CHANGED
 from adjourn.secret import reveal
 from adjourn.settings import DestinationSettings, RoutingSettings, Settings
 
@@ -58,6 +60,7 @@ def channel_of(
         name=destination.name,
         type=destination.type,
         destination=destination_of(settings, destination, installation),
+        wants=wants_of(destination.events),
         shapes=shapes_of(destination, callables),
         sampling_rate=destination.sampling_rate,
         batch_size=at_once(settings.routing, destination),
@@ -97,6 +100,7 @@ def destination_of(whole: Settings, settings: DestinationSettings, installation:
             connection_string=reveal(settings.connection_string),
             table=settings.table,
             timeout_ms=whole.routing.timeout_ms_of(settings),
+            status_changes=STATUS_CHANGED in settings.events or ALL in settings.events,
         )
     if settings.type == "webhook":
         from adjourn.destinations.webhook import WebhookDestination  # late: aiohttp costs megabytes

@@ -30,6 +30,7 @@ Short = Annotated[str, Meta(max_length=1024)]
 EventType = Literal["session.completed", "session.amended"]
 COMPLETION_TYPES: Final[tuple[str, ...]] = get_args(EventType)
 """What senders send, and destinations receive unless their settings say otherwise."""
+AMENDED: Final = "session.amended"
 STATUS_CHANGED: Final = "session.status_changed"
 EVENT_TYPES: Final = (*COMPLETION_TYPES, STATUS_CHANGED)
 """All that the log may hold."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -10,8 +11,9 @@ from typing import Literal
 import msgspec
 
 from adjourn.addresses import bad_database_url, bad_network, bad_web_url
+from adjourn.events import COMPLETION_TYPES, EVENT_TYPES
 from adjourn.secret import reveal
-from adjourn.setting import Count, Days, Headers, Line, Problem, Rate, Secrets, SecretText, Section, given, named
+from adjourn.setting import Count, Days, Headers, Line, Problem, Rate, Secrets, SecretText, Section, given, named, short
 
 DestinationType = Literal["database", "logfile", "webhook", "analytics", "upstream"]
 
@@ -22,6 +24,7 @@ class DestinationSettings(Section, frozen=True, kw_only=True, forbid_unknown_fie
     name: str = ""
     type: DestinationType
     enabled: bool = True
+    events: tuple[str, ...] = COMPLETION_TYPES
     sampling_rate: Rate = 1.0
     retention_days: Days | None = None
     batch_size: Count | None = None
@@ -159,6 +162,20 @@ def _destinations(routing: RoutingSettings) -> Iterator[Problem]:
         yield from _DESTINATION_RULES[kind](path, destination)
 
 
+def _events(routing: RoutingSettings) -> Iterator[Problem]:
+    known = (*EVENT_TYPES, "*")
+    for i, destination in enumerate(routing.destinations):
+        path = f"routing.destinations[{i}].events"
+        if not destination.events:
+            fact = f"{path} is empty, so that nothing would go there"
+            yield Problem(path, f"{fact}; name what is to go there, or set enabled: false")
+        for j, name in enumerate(destination.events):
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                remedy = f"did you mean {near[0]!r}?" if near else f"give some of {', '.join(map(repr, known))}"
+                yield Problem(f"{path}[{j}]", f"{path}[{j}] is {short(name)}, which is no type of event; {remedy}")
+
+
 def _database_destination(path: str, destination: DestinationSettings) -> Iterator[Problem]:
     url = reveal(destination.connection_string)
     if not url:
@@ -240,7 +257,7 @@ def _signing_secret(path: str, secret: str) -> Iterator[Problem]:
         )
 
 
-_RULES = (_delays, _names, _log_files, _destinations)
+_RULES = (_delays, _names, _log_files, _events, _destinations)
 _DESTINATION_RULES: dict[str, Callable[[str, DestinationSettings], Iterator[Problem]]] = {
     "database": _database_destination,
     "logfile": _logfile_destination,

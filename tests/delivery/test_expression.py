@@ -13,6 +13,7 @@ from adjourn.delivery.expression import compile_expression
 from adjourn.delivery.transform_view import View
 from adjourn.errors import ConfigInvalid, ShapingFailed
 from adjourn.events import StoredEvent
+from adjourn.testing.exercise_destination import change_of_status
 
 
 def holds(source: str, event: StoredEvent | None = None) -> bool:
@@ -238,3 +239,19 @@ def test_without_the_extra_the_remedy_is_named() -> None:
 def test_the_event_is_what_was_tried() -> None:
     """The example has every section, so that a test of what is there is one."""
     assert set(EVENT) >= {"session", "user", "usage", "outcome", "metadata"}
+
+
+@pytest.mark.parametrize(
+    ("source", "true"),
+    [
+        ("event_type == 'session.status_changed' && to == 'active' && from == 'idle'", True),
+        ("to == 'idle' || usage.total_tokens > 5", False),
+        ("reason.startsWith('mess') && session.pattern == 'hybrid' && session.revision > 6", True),
+        ("event_type != 'session.status_changed'", False),
+        ("outcome.status == null && adjourn.cost_nanousd == null", True),
+    ],
+)
+def test_a_filter_sees_changes_of_status(source: str, true: bool) -> None:
+    """With the names that the reference gives; the same filter stands completions, which have none of them."""
+    assert holds(source, change_of_status(7)) is true
+    holds(source)

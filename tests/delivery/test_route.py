@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adjourn.delivery.route import pieces, route, sampled
+from adjourn.delivery.route import pieces, route, sampled, wants_of
 from adjourn.errors import ShapingFailed
-from adjourn.events import StoredEvent
+from adjourn.events import COMPLETION_TYPES, EVENT_TYPES, StoredEvent
 from adjourn.log import Lost, Slice
+from adjourn.testing.exercise_destination import change_of_status
 
 
 def stored(offset: int, session: str = "") -> StoredEvent:
@@ -82,3 +85,37 @@ def test_pieces_cover_the_stretch_and_each_loss_is_in_one(kinds: list[str], size
         assert all(cursor <= event.offset < piece.next_offset for event in piece.events)
         assert len(piece.events) + sum(each.count for each in piece.lost) == piece.next_offset - cursor
         cursor = piece.next_offset
+
+
+CHANGE = change_of_status(1, reason="said").body
+COMPLETED, AMENDED = b'{"session":{"session_id":"a"}}', b'{"event_type":"session.amended","amends":"e"}'
+SPELLED = b'{"event_type":"session.\\u0061mended","amends":"e"}'
+
+
+@pytest.mark.parametrize(
+    ("types", "wanted"),
+    [
+        (COMPLETION_TYPES, [COMPLETED, AMENDED, SPELLED]),
+        (["session.amended"], [AMENDED, SPELLED]),
+        (["session.completed", "session.status_changed"], [COMPLETED, CHANGE]),
+        (EVENT_TYPES, [COMPLETED, AMENDED, SPELLED, CHANGE]),
+        (["*"], [COMPLETED, AMENDED, SPELLED, CHANGE]),
+    ],
+)
+def test_a_destination_gets_the_types_that_it_wants(types: Sequence[str], wanted: list[bytes]) -> None:
+    """However their type is spelled, and whether it is written at all."""
+    wants = wants_of(types)
+    bodies = [COMPLETED, AMENDED, SPELLED, CHANGE]
+    assert [body for body in bodies if wants is None or wants(body)] == wanted
+    assert (wants is None) == (wanted == bodies)  # then nothing is looked at
+
+
+def test_what_is_of_another_type_is_filtered_first() -> None:
+    """Neither filter nor transform sees it, and nothing waits behind it; the rest is routed as ever, each with its
+    fate."""
+    events = [stored(0), change_of_status(1, session_id="s6"), stored(2, "s6"), change_of_status(4)]
+    wants = wants_of(COMPLETION_TYPES)
+    plain = route(events, shapes=None, sampling_rate=1.0, waiting=set(), wants=wants)
+    assert ("".join(plain.fates), plain.wanted, plain.shaped) == ("dfdf", [events[0], events[2]], plain.wanted)
+    shaped = route(events, shapes=Drops(), sampling_rate=1.0, waiting={("acme", "s6"), ("org_a", "s6")}, wants=wants)
+    assert ("".join(shaped.fates), shaped.behind, shaped.failed) == ("dfpf", [events[2]], [])

@@ -10,9 +10,11 @@ import pytest
 from tests.delivery.events import EVENT, MINIMAL, stored
 from tests.documented import REFERENCE
 
+from adjourn.delivery.transform import shaping_of
 from adjourn.delivery.transform_builtin import BUILTINS
 from adjourn.errors import ShapingFailed
-from adjourn.events import decode_completion
+from adjourn.events import StatusChanged, decode_completion, decode_event
+from adjourn.testing.exercise_destination import change_of_status
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -106,3 +108,22 @@ def test_what_is_no_event_fails_alone(name: str) -> None:
         return  # copies bodies without reading them
     with pytest.raises(ShapingFailed):
         BUILTINS[name].make(stored(b'{"event_id":3}'))
+
+
+@pytest.mark.parametrize("name", ["billing_v1", "analytics_v2"])
+def test_a_change_of_status_is_no_session(name: str) -> None:
+    """What bills and counts sessions has nothing of it: whoever sums its output counts each session once."""
+    assert BUILTINS[name].make(change_of_status(1)) is None
+    shaping = shaping_of(filter="", transform=name)
+    assert shaping is not None
+    assert shaping.shape(change_of_status(1)) is None
+    assert shaping.shape(stored()) is not None
+
+
+def test_an_audit_has_changes_of_status_too() -> None:
+    """Whole, with their place."""
+    body = BUILTINS["audit_v1"].make(change_of_status(7))
+    assert body is not None
+    audited = decode_event(body)
+    assert isinstance(audited, StatusChanged)
+    assert (audited.from_status, audited.to_status, json.loads(body)["audit"]["offset"]) == ("idle", "active", 7)

@@ -11,6 +11,7 @@ from tests.delivery.events import EVENT, MINIMAL, stored
 from adjourn.delivery.transform_view import ROOTS, SECTIONS, View, amount_text, tamed, usd_text
 from adjourn.errors import ShapingFailed
 from adjourn.prices import nanousd_of
+from adjourn.testing.exercise_destination import change_of_status
 
 
 def test_only_what_is_asked_for_is_made() -> None:
@@ -68,3 +69,13 @@ def test_what_is_no_object_fails_as_an_event(body: bytes) -> None:
     """A damaged body is a failure of that event."""
     with pytest.raises(ShapingFailed):
         View(msgspec.structs.replace(stored(), body=body)).sent  # noqa: B018 - reading it decodes
+
+
+def test_a_change_of_status_is_seen_with_what_it_says() -> None:
+    """`from`, `to` and `reason` are names of their own, null of a completion; what is a completion's is all null."""
+    seen = View(change_of_status(1)).bindings(ROOTS)
+    assert [seen[name] for name in ("event_type", "from", "to", "reason")] == [
+        "session.status_changed", "idle", "active", "message"
+    ]  # fmt: skip
+    assert seen["usage"] == SECTIONS["usage"]
+    assert [View(MINIMAL).bindings(ROOTS)[name] for name in ("from", "to", "reason")] == [None] * 3

@@ -133,8 +133,8 @@ def _arrived(event: dict[str, Any]) -> Arrived:
         session_id=event["session"]["session_id"],
         event_id=event["event_id"],
         event_type=event["event_type"],
-        user_id=event["user"]["user_id"],
-        final_message=event["outcome"]["final_message"],
+        user_id=event.get("user", {}).get("user_id"),
+        final_message=event.get("outcome", {}).get("final_message"),
         cost_nanousd=None if cost is None else int(Decimal(cost) * 10**9),
     )
 

@@ -14,7 +14,7 @@ from adjourn.destination import Batch
 from adjourn.destinations.database import DatabaseDestination
 from adjourn.errors import ConfigInvalid, DestinationOutage, ExtraMissing
 from adjourn.events import StoredEvent
-from adjourn.testing.exercise_destination import Sample, exercise_destination
+from adjourn.testing.exercise_destination import Sample, change_of_status, exercise_destination
 from tests import postgres
 from tests.destinations.rigs import TABLE, DatabaseRig, batch, execute, query, sqlite_url
 
@@ -266,3 +266,73 @@ def test_postgres_without_psycopg_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(__import__("sys").modules, "adjourn.destinations.database_postgres", None)
     with pytest.raises(ExtraMissing, match=r"pip install 'adjourn\[postgres\]'"):
         destination("postgresql://localhost/x")
+
+
+def test_changes_of_status_have_a_table_of_their_own(new_url: NewUrl) -> None:
+    """Its columns hold what they say. The table of completions has none of them, so that its rows and costs can be
+    counted and summed; resent, they are there once; what is refused of both is named by its place in the batch."""
+    url, torn = new_url(), msgspec.structs.replace(change_of_status(6), body=b'{"event_type":"session.status_changed"}')
+    poison = Sample(5, event_id="evt_poison", cost_nanousd=2**63).stored()
+    late = change_of_status(7, session_id="sess_2", reason="max_turns")
+    events = [Sample(1).stored(), change_of_status(2), Sample(3).stored(), poison, torn, late]
+
+    async def send() -> None:
+        target = DatabaseDestination(name="main", connection_string=url, table=TABLE, status_changes=True)
+        await target.open()
+        assert query(url, f"SELECT count(*) FROM {TABLE}_status") == [(0,)]  # there from the start
+        await target.probe()
+        for _ in range(2):
+            refusals = await target.send(Batch(id="b", events=events))
+            assert [(one.index, one.code) for one in refusals] == [(3, "value_unstorable"), (4, "event_invalid")]
+        await target.close()
+
+    asyncio.run(send())
+    assert query(url, f"SELECT count(*), sum(cost_nanousd) FROM {TABLE}") == [(2, 2 * 42_800_000)]
+    columns = "session_id, event_id, revision, from_status, to_status, reason, pattern"
+    assert query(url, f'SELECT {columns}, "offset" FROM {TABLE}_status ORDER BY "offset"') == [
+        ("sess_1", "evt_2", 2, "idle", "active", "message", "hybrid", 2),
+        ("sess_2", "evt_7", 7, "idle", "active", "max_turns", "hybrid", 7),
+    ]
+    (times,) = query(url, f"SELECT min(occurred_at), max(received_at) FROM {TABLE}_status")
+    assert [str(time)[:23].replace("T", " ") for time in times] == [
+        "2025-12-21 10:30:45.123",
+        "2025-12-21 10:30:45.130",
+    ]
+    (payload,) = query(url, f"SELECT payload FROM {TABLE}_status WHERE event_id = 'evt_2'")
+    assert payload[0].encode() == events[1].body
+
+
+def test_whoever_wants_no_changes_of_status_gets_no_table(new_url: NewUrl) -> None:
+    """It is made where they are wanted, or when one comes all the same."""
+    url = new_url()
+
+    async def send() -> None:
+        target = destination(url)
+        await target.send(batch(Sample(1)))
+        with pytest.raises(Exception, match="session_completions_status"):
+            query(url, f"SELECT 1 FROM {TABLE}_status")
+        await target.send(Batch(id="b", events=[change_of_status(2)]))
+        await target.close()
+
+    asyncio.run(send())
+    assert query(url, f"SELECT event_id FROM {TABLE}_status") == [("evt_2",)]
+
+
+def test_a_table_of_changes_that_is_away_keeps_no_completion_twice(new_url: NewUrl) -> None:
+    """The batch is an outage until both tables take it, and is there once when they do."""
+    url = new_url()
+    events = [Sample(1).stored(), change_of_status(2)]
+
+    async def send() -> None:
+        target = destination(url)
+        await target.send(batch(Sample(0)))
+        execute(url, f"CREATE TABLE {TABLE}_status (mine integer)")
+        with pytest.raises(DestinationOutage, match=r"session_completions_status\" exists and is not Adjourn's"):
+            await target.send(Batch(id="b", events=events))
+        execute(url, f"DROP TABLE {TABLE}_status")
+        assert await target.send(Batch(id="b", events=events)) == []
+        await target.close()
+
+    asyncio.run(send())
+    assert query(url, f"SELECT event_id FROM {TABLE} ORDER BY 1") == [("evt_0",), ("evt_1",)]
+    assert query(url, f"SELECT event_id FROM {TABLE}_status") == [("evt_2",)]

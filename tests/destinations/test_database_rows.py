@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from adjourn.destinations.database_rows import COLUMNS, INDEXES, row
+from adjourn.destinations.database_rows import COLUMNS, INDEXES, STATUS_COLUMNS, row
 from adjourn.events import StoredEvent
 from adjourn.testing.exercise_destination import Sample
 from tests.documented import differences, documented_names
@@ -63,3 +63,5 @@ def test_the_table_is_documented() -> None:
     assert not differences([*NAMES, "cost_usd"], columns, page=page)
     indexes = documented_names(page, section="Indexes")
     assert not differences([f"<table>_{suffix}" for suffix in INDEXES], indexes, page=page)
+    changes = documented_names(page, section="Changes of status")
+    assert not differences([column.name for column in STATUS_COLUMNS], changes, page=page)

@@ -69,7 +69,7 @@ def test_a_lock_is_an_outage_until_it_is_let_go(tmp_path: Path) -> None:
     table = SqliteTable("main", str(tmp_path / "out.db"), TABLE)
     table.busy_timeout_ms = 50
     table.open()
-    readable, _ = rows(batch(Sample(1)).events)
+    readable = rows(batch(Sample(1)).events).completions
     with locked_by_another_process(tmp_path / "out.db"):
         with pytest.raises(sqlite3.OperationalError) as failed:
             store(table, readable)
@@ -170,7 +170,7 @@ def test_another_thread_can_interrupt(tmp_path: Path) -> None:
         await target.open()
         target._worker.timeout_s = 0.2
         endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
-        connection = target._table._connection  # no public way to be slow
+        connection = target._completions._connection  # no public way to be slow
         began = time.monotonic()
         with pytest.raises(DestinationOutage, match="has not answered within"):
             await target._worker.run(lambda: connection.execute(endless).fetchone())

@@ -18,7 +18,7 @@ import pytest
 from adjourn.destination import Batch
 from adjourn.destinations.logfile import LOGGER_NAME, LogfileDestination, line
 from adjourn.errors import ConfigInvalid, DestinationOutage
-from adjourn.events import StoredEvent, decode_completion
+from adjourn.events import Completion, SessionPart, StoredEvent, decode_event
 from adjourn.testing.exercise_destination import Arrived, Sample, exercise_destination
 from tests.destinations.conftest import TinyDisk
 from tests.destinations.rigs import batch, message_of
@@ -35,14 +35,15 @@ def read(text: bytes) -> list[Arrived]:
 
 def arrived(text: bytes) -> Arrived:
     facts = json.loads(text)["adjourn"]
-    completion = decode_completion(text)
-    assert completion.event_id is not None
+    event = decode_event(text)
+    assert event.event_id is not None
+    completion = event if isinstance(event, Completion) else Completion(session=SessionPart(session_id=""))
     cost = facts["cost_usd"]
     return Arrived(
         tenant=facts["tenant"],
-        session_id=completion.session.session_id,
-        event_id=completion.event_id,
-        event_type=completion.event_type,
+        session_id=event.session.session_id,
+        event_id=event.event_id,
+        event_type=event.event_type,
         user_id=completion.user.user_id if completion.user else None,
         final_message=message_of(completion),
         cost_nanousd=None if cost is None else int(cost.replace(".", "")),

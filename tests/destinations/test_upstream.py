@@ -80,8 +80,8 @@ class UpstreamRig:
                 session_id=event["session"]["session_id"],
                 event_id=event["event_id"],
                 event_type=event["event_type"],
-                user_id=event["user"]["user_id"],
-                final_message=event["outcome"]["final_message"],
+                user_id=event.get("user", {}).get("user_id"),
+                final_message=event.get("outcome", {}).get("final_message"),
                 cost_nanousd=cost,
             )
             for _, (_, tenant, cost, _, event) in sorted(self._taker.taken.items())

@@ -38,6 +38,24 @@ def arrivals(flip: Flipped) -> list[str]:
     return written(flip.directory / "out.jsonl")
 
 
+def types_that_arrive(flip: Flipped) -> list[str]:
+    """Of one event of each type."""
+
+    async def work(node: Node) -> None:
+        await take(node, raw("a", event_id="e1"), raw("a", event_type="session.amended", amends="e1"))
+        change = node.ingest.status_record(
+            "acme", "a", from_status="active", to_status="idle", reason="", revision=1, at_ms=1_790_000_000_000
+        )
+        await node.database.write(lambda tx: tx.append([change]), key="a")
+        await node.delivery.drained()
+        (balance,) = await node.delivery.balances()
+        assert (balance.captured, balance.difference) == (3, 0)
+        assert balance.filtered == 3 - balance.delivered
+
+    with_node(flip, work)
+    return [str(line.get("event_type", "session.completed")) for line in objects(flip.directory / "out.jsonl")]
+
+
 def own_fields_of_the_line(flip: Flipped) -> list[str]:
     """Those that neither every event has nor every line."""
     deliver(flip, raw("a"))

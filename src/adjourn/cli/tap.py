@@ -15,6 +15,7 @@ import typer
 from adjourn.cli.options import Assignments, ConfigFile, load_settings
 from adjourn.cli.output import note, printable
 from adjourn.errors import AdjournError, Unauthenticated, Unavailable
+from adjourn.events import AMENDED, STATUS_CHANGED
 from adjourn.typed import convert, decoder
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class _Seen(msgspec.Struct):
 
 
 def line_of(seen: _Seen) -> str:
-    """Time, tenant, session, outcome, model, tokens, cost; what is not known is left out."""
+    """Time, tenant, session, outcome (or what changed), model, tokens, cost; what is not known is left out."""
 
     def part(section: str, field: str) -> str:
         found = seen.event.get(section)
@@ -192,7 +193,8 @@ def line_of(seen: _Seen) -> str:
     tokens = part("usage", "total_tokens") or "/".join(
         filter(None, (part("usage", "input_tokens"), part("usage", "output_tokens")))
     )
-    amended = "amended" if seen.event.get("event_type") == "session.amended" else ""
+    kind = seen.event.get("event_type")
+    amended = "amended" if kind == AMENDED else _change_in(seen.event) if kind == STATUS_CHANGED else ""
     words = [
         seen.received_at,
         seen.tenant,
@@ -204,6 +206,12 @@ def line_of(seen: _Seen) -> str:
         f"${seen.cost_usd}" if seen.cost_usd else "",
     ]
     return printable("  ".join(word for word in words if word))
+
+
+def _change_in(event: dict[str, object]) -> str:
+    """`idle -> active (message)`"""
+    reason = event.get("reason")
+    return f"{event.get('from')} -> {event.get('to')}" + (f" ({reason})" if reason else "")
 
 
 def _reader_is_gone() -> bool:

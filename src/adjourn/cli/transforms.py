@@ -15,6 +15,7 @@ from adjourn.cli.output import finish, note, print_columns, print_json, printabl
 from adjourn.errors import ConfigInvalid, NotFound, ShapingFailed
 
 if TYPE_CHECKING:
+    from adjourn.delivery.route import Wants
     from adjourn.delivery.transform import Shaping
     from adjourn.events import StoredEvent
     from adjourn.settings import Settings
@@ -69,8 +70,8 @@ def preview(
 ) -> None:
     """Show what the last events of the log become. Reads only; exit code 1 if a filter or transform fails on one."""
     settings = load_settings(config, assignments)
-    shaping = _shaping(settings, destination, filter, transform)
-    outcomes = [_outcome(shaping, event) for event in asyncio.run(_last_events(settings, count))]
+    wants, shaping = _tried(settings, destination, filter, transform)
+    outcomes = [_outcome(wants, shaping, event) for event in asyncio.run(_last_events(settings, count))]
     if as_json:
         print_json(outcomes)
     else:
@@ -84,20 +85,21 @@ def preview(
     finish("failed" not in told)
 
 
-def _shaping(settings: Settings, name: str, filter: str, transform: str) -> Shaping | None:
+def _tried(settings: Settings, name: str, filter: str, transform: str) -> tuple[Wants | None, Shaping | None]:
+    from adjourn.delivery.route import wants_of
     from adjourn.delivery.transform import shaping_of
 
     if bool(name) == bool(filter or transform):
         raise ConfigInvalid("say what to try: --destination NAME, or --filter and --transform", path="destination")
     if not name:
-        return shaping_of(filter=filter, transform=transform)
+        return None, shaping_of(filter=filter, transform=transform)
     for one in settings.routing.destinations:
         if one.name == name:
-            return shaping_of(filter=one.filter, transform=one.transform)
+            return wants_of(one.events), shaping_of(filter=one.filter, transform=one.transform)
     raise NotFound(f"there is no destination {name[:100]} in the settings; list them with: adjourn config show")
 
 
-def _outcome(shaping: Shaping | None, event: StoredEvent) -> dict[str, object]:
+def _outcome(wants: Wants | None, shaping: Shaping | None, event: StoredEvent) -> dict[str, object]:
     import msgspec
 
     from adjourn.events import decode_identity
@@ -107,6 +109,8 @@ def _outcome(shaping: Shaping | None, event: StoredEvent) -> dict[str, object]:
         "partition": event.partition,
         "offset": event.offset,
     }
+    if wants is not None and not wants(event.body):
+        return found | {"outcome": "filtered"}
     try:
         shaped = event if shaping is None else shaping.shape(event)
     except ShapingFailed as error:

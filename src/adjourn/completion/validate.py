@@ -92,12 +92,13 @@ def prepare(raws: Sequence[bytes], ctx: Context, sequences: Sequence[int] | None
     places: list[int] = []
     problems: list[Problem] = []
     for index, raw in enumerate(raws):
+        sequence = 0 if sequences is None else sequences[index]
         try:
             if redact is not None:
                 raw = _redacted(raw, redact)
             body = raw.strip(_WHITESPACE)
             if ctx.relayed and is_status_changed(body):
-                records.append(_status_changed(body, ctx, 0 if sequences is None else sequences[index]))
+                records.append(_status_changed(body, ctx, sequence))
                 places.append(index)
                 continue
             event = read(body, decode_completion)
@@ -115,22 +116,12 @@ def prepare(raws: Sequence[bytes], ctx: Context, sequences: Sequence[int] | None
         id_hasher.update(event_id.encode())
         dedupe_hash = _session_hash(event, copy_session_hasher()) if by_session else b""
         usage = event.usage
-        cost_nanousd, price_ref = (None, "") if usage is None else _cost(usage, event, prices, now)
-        records.append(
-            Record(
-                tenant,
-                event.session.session_id,
-                event_id,
-                body,
-                id_hasher.digest(),
-                content_hasher.digest(),
-                now_ms,
-                cost_nanousd,
-                price_ref,
-                dedupe_hash,
-                0 if sequences is None else sequences[index],
-            )
+        cost, price_ref = (None, "") if usage is None else _cost(usage, event, prices, now)
+        session_id, id_hash, content_hash = event.session.session_id, id_hasher.digest(), content_hasher.digest()
+        record = Record(
+            tenant, session_id, event_id, body, id_hash, content_hash, now_ms, cost, price_ref, dedupe_hash, sequence
         )
+        records.append(record)
         places.append(index)
     return Prepared(records, places, problems)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import msgspec
 
 from adjourn.delivery.latency import Latency
-from adjourn.delivery.route import Shapes
+from adjourn.delivery.route import Shapes, Wants
 from adjourn.destination import Destination
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """`batch_size`: events that are sent at once. `gather`: a small batch costs the destination nearly what a full one
-    does, so that it is better to wait a moment for more."""
+    """`wants`: which types of events; None: every one. `batch_size`: events that are sent at once. `gather`: a small
+    batch costs the destination nearly what a full one does, so that it is better to wait a moment for more."""
 
     name: str
     type: str
     destination: Destination
+    wants: Wants | None = None
     shapes: Shapes | None = None
     sampling_rate: float = 1.0
     batch_size: int = 2_000

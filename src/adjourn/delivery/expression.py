@@ -274,7 +274,8 @@ def _environment() -> _Environment:
     usd = cel.FunctionDecl("usd", [cel.Overload("usd_int", t.STRING, [t.INT], False, usd_text)])
     nanousd = cel.FunctionDecl("nanousd", [cel.Overload("nanousd_string", t.INT, [t.STRING], False, _nanousd)])
     section = t.Map(t.STRING, t.DYN)
-    plain = {"event": t.DYN, "timestamp": t.DYN, "amends": t.DYN, "event_type": t.STRING, "event_id": t.STRING}
+    plain = dict.fromkeys(("event", "timestamp", "amends", "from", "to", "reason"), t.DYN)
+    plain |= {"event_type": t.STRING, "event_id": t.STRING}
     return cel.NewEnv(
         variables={root: plain.get(root, section) for root in ROOTS},
         extensions=[optional.ExtOptional()],

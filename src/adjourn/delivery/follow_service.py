@@ -173,13 +173,14 @@ class Follower:
         )
 
     async def _route(self, events: Sequence[StoredEvent]) -> Routed:
-        shapes, rate, waiting = self._channel.shapes, self._channel.sampling_rate, self._parked.sessions
+        channel, waiting = self._channel, self._parked.sessions
+        shapes, rate, wants = channel.shapes, channel.sampling_rate, channel.wants
         if shapes is None:
-            return route(events, shapes=None, sampling_rate=rate, waiting=waiting)
+            return route(events, shapes=None, sampling_rate=rate, waiting=waiting, wants=wants)
         routed = nothing_routed()
         for start in range(0, len(events), ROUTE_AT_ONCE):
             part = events[start : start + ROUTE_AT_ONCE]
-            routed.extend(route(part, shapes=shapes, sampling_rate=rate, waiting=waiting))
+            routed.extend(route(part, shapes=shapes, sampling_rate=rate, waiting=waiting, wants=wants))
             await asyncio.sleep(0)
         return routed
 

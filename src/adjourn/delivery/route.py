@@ -4,7 +4,7 @@ every replay of one configuration."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -12,11 +12,18 @@ import msgspec
 
 from adjourn.delivery.fates import Fate
 from adjourn.errors import ShapingFailed
-from adjourn.events import StoredEvent, decode_identity
+from adjourn.events import COMPLETION_TYPES, EVENT_TYPES, StoredEvent, decode_identity, event_type_of, is_status_changed
 from adjourn.log import Slice
+
+ALL = "*"
+"""In the list of the types that a destination wants: every one, those of later versions too."""
 
 Session = tuple[str, str]
 """(tenant, session id)"""
+
+
+Wants = Callable[[bytes], bool]
+"""Whether an event is of a type that a destination wants, told from its body."""
 
 
 class Shapes(Protocol):
@@ -60,16 +67,43 @@ def pieces(found: Slice, cursor: int, size: int) -> list[Slice]:
     return pieces
 
 
+def wants_of(types: Sequence[str]) -> Wants | None:
+    """None: all that there are. The types that senders send need no decoding to be told from the others."""
+    wanted = frozenset(types)
+    if ALL in wanted or wanted.issuperset(EVENT_TYPES):
+        return None
+    if wanted == frozenset(COMPLETION_TYPES):
+        return lambda body: not is_status_changed(body)
+    return lambda body: event_type_of(body) in wanted
+
+
 def route(
-    events: Sequence[StoredEvent], *, shapes: Shapes | None, sampling_rate: float, waiting: AbstractSet[Session]
+    events: Sequence[StoredEvent],
+    *,
+    shapes: Shapes | None,
+    sampling_rate: float,
+    waiting: AbstractSet[Session],
+    wants: Wants | None = None,
 ) -> Routed:
-    """`waiting`: sessions of which an earlier event is parked; theirs may not overtake it."""
+    """`waiting`: sessions of which an earlier event is parked; theirs may not overtake it. `wants` None: every type."""
     if shapes is None and sampling_rate >= 1.0 and not waiting:
-        return Routed(["d"] * len(events), list(events), list(events), [], [])
+        wanted = list(events) if wants is None else [event for event in events if wants(event.body)]
+        fates = _fates(events, wanted)
+        return Routed(fates, wanted, list(wanted), [], [])
     routed = nothing_routed()
     for event in events:
-        routed.fates.append(_route_one(routed, event, shapes, sampling_rate, waiting))
+        if wants is not None and not wants(event.body):
+            routed.fates.append("f")
+        else:
+            routed.fates.append(_route_one(routed, event, shapes, sampling_rate, waiting))
     return routed
+
+
+def _fates(events: Sequence[StoredEvent], wanted: Sequence[StoredEvent]) -> list[Fate]:
+    if len(wanted) == len(events):
+        return ["d"] * len(events)
+    sent = {event.offset for event in wanted}
+    return ["d" if event.offset in sent else "f" for event in events]
 
 
 def _route_one(

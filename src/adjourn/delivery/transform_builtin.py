@@ -1,6 +1,8 @@
 """The transforms that have names. Each gives a completion with fewer fields and one object of its own beside them, so
 that every destination can take it, a database included. docs/reference/transforms.md shows each one's output.
 
+What counts sessions and their costs takes completions alone: a change of status is none, and is filtered out.
+
 Values that are passed on are copied byte for byte: numbers keep their digits.
 """
 
@@ -18,7 +20,7 @@ from msgspec import UNSET, Raw, UnsetType
 from adjourn.clock import rfc3339
 from adjourn.delivery.transform_view import usd_text
 from adjourn.errors import ShapingFailed
-from adjourn.events import Completion, StoredEvent, decode_completion
+from adjourn.events import Completion, StoredEvent, decode_completion, is_status_changed
 
 _Sent = Raw | UnsetType
 _received = lru_cache(maxsize=256)(rfc3339)
@@ -119,7 +121,8 @@ class _Audit(msgspec.Struct, gc=False, kw_only=True):
 
 
 class Builtin(msgspec.Struct, frozen=True):
-    make: Callable[[StoredEvent], bytes]
+    make: Callable[[StoredEvent], bytes | None]
+    """None: it is not for events of this kind."""
     gives: str
 
 
@@ -189,6 +192,11 @@ def _read(make: Callable[[StoredEvent], bytes]) -> Callable[[StoredEvent], bytes
     return made
 
 
+def _of_completions(make: Callable[[StoredEvent], bytes]) -> Callable[[StoredEvent], bytes | None]:
+    read = _read(make)
+    return lambda event: None if is_status_changed(event.body) else read(event)
+
+
 def _amount(event: StoredEvent) -> str | None:
     return None if event.cost_nanousd is None else usd_text(event.cost_nanousd)
 
@@ -207,7 +215,9 @@ def _total(total: int | None, input_tokens: int | None, output_tokens: int | Non
 
 
 BUILTINS = {
-    "billing_v1": Builtin(_read(_billing_v1), "who used how much, and what it cost; no text of the conversation"),
-    "analytics_v2": Builtin(_read(_analytics_v2), "what to count and group by; no text, no address, no tags"),
+    "billing_v1": Builtin(
+        _of_completions(_billing_v1), "who used how much, and what it cost; no text of the conversation"
+    ),
+    "analytics_v2": Builtin(_of_completions(_analytics_v2), "what to count and group by; no text, no address, no tags"),
     "audit_v1": Builtin(_read(_audit_v1), "the event as it was sent, and its place, cost and SHA-256"),
 }

@@ -15,7 +15,7 @@ import msgspec
 
 from adjourn.delivery.transform import shaping_of
 from adjourn.errors import ConfigInvalid, ShapingFailed
-from adjourn.events import StoredEvent, decode_completion, decode_identity
+from adjourn.events import StoredEvent, decode_event, decode_identity
 from adjourn.prices import nanousd_of
 from adjourn.typed import convert
 from adjourn.yamltext import parse_yaml
@@ -106,7 +106,7 @@ def read_cases(text: str, source: str) -> list[Case]:
 def _stored(case: _Case, where: str) -> StoredEvent:
     body, facts = msgspec.json.encode(case.event), case.adjourn
     try:
-        decode_completion(body)
+        decode_event(body)
         decode_identity(body)
     except (msgspec.ValidationError, ArithmeticError) as error:
         fact = f"{where}: the event is none that the log could hold: {error}"

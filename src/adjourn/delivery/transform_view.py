@@ -1,4 +1,4 @@
-"""What filters and transforms see of an event: the completion as it was sent, decoded once, and Adjourn's own facts."""
+"""What filters and transforms see of an event: the event as it was sent, decoded once, and Adjourn's own facts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from adjourn.clock import rfc3339
 from adjourn.errors import ShapingFailed
 from adjourn.events import (
     Completion,
+    HostedPart,
     Identity,
     MetadataPart,
     OutcomePart,
@@ -42,8 +43,9 @@ _PARTS: Final = {
 SECTIONS: Final = {name: _nulls(part.__struct_fields__) for name, part in _PARTS.items()}
 """Every field of the schema, null. What is in `metadata.custom_tags` is the sender's: an empty object."""
 SECTIONS["metadata"]["custom_tags"] = {}
+SECTIONS["session"] |= _nulls(HostedPart.__struct_fields__)
 
-ROOTS: Final = (*Completion.__struct_fields__, "adjourn", "event")
+ROOTS: Final = (*Completion.__struct_fields__, "from", "to", "reason", "adjourn", "event")
 """The names that an expression may begin with."""
 
 INT_MAX: Final = 2**63 - 1

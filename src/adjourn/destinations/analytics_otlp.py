@@ -13,7 +13,7 @@ import msgspec
 
 from adjourn.destinations.outbound_lanes import Item
 from adjourn.destinations.webhook_bodies import item_of as whole_item
-from adjourn.events import Completion, StoredEvent, decode_completion
+from adjourn.events import Completion, StatusChanged, StoredEvent, decode_event
 from adjourn.typed import decoder
 from adjourn.version import __version__
 
@@ -30,22 +30,26 @@ Value = str | int | None
 
 
 def item_of(index: int, event: StoredEvent, *, bytes_max: int, public_url: str) -> Item:
-    """Raises ValueError, MsgspecError or RecursionError if the event's body is no completion."""
+    """Raises ValueError, MsgspecError or RecursionError if the event's body is no event."""
     item = whole_item(index, event, bytes_max=bytes_max, public_url=public_url)
-    completion = decode_completion(event.body)
-    moment = completion.timestamp or completion.session.end_time
-    outcome = completion.outcome
-    number, text = _SEVERITIES.get(outcome.status or "", INFO) if outcome is not None else INFO
+    decoded = decode_event(event.body)
+    if isinstance(decoded, StatusChanged):
+        moment, became, told = decoded.timestamp, decoded.to_status, _of_change(item.id, event, decoded)
+    else:
+        moment = decoded.timestamp or decoded.session.end_time
+        became = None if decoded.outcome is None else decoded.outcome.status
+        told = _attributes(item.id, event, decoded)
+    number, text = _SEVERITIES.get(became or "", INFO)
     record = {
         "timeUnixNano": str(_nanoseconds(moment) if moment is not None else event.received_ms * 1_000_000),
         "observedTimeUnixNano": str(event.received_ms * 1_000_000),
         "severityNumber": number,
         "severityText": text,
-        "eventName": completion.event_type,
+        "eventName": decoded.event_type,
         "body": {"stringValue": str(item.body, "utf-8")},
         "attributes": [
             {"key": key, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
-            for key, value in _attributes(item.id, event, completion)
+            for key, value in told
             if value is not None
         ],
     }
@@ -109,6 +113,19 @@ def _attributes(uid: str, event: StoredEvent, completion: Completion) -> Iterato
     yield "adjourn.duration_ms", session.duration_ms
     yield "adjourn.cost_nanousd", cost
     yield "adjourn.price_ref", event.price_ref or None
+
+
+def _of_change(uid: str, event: StoredEvent, change: StatusChanged) -> Iterator[tuple[str, Value]]:
+    yield "log.record.uid", uid
+    yield "session.id", change.session.session_id
+    yield "gen_ai.conversation.id", change.session.session_id
+    yield "adjourn.event_id", change.event_id
+    yield "adjourn.tenant", event.tenant
+    yield "adjourn.from", change.from_status
+    yield "adjourn.to", change.to_status
+    yield "adjourn.reason", change.reason
+    yield "adjourn.pattern", change.session.pattern
+    yield "adjourn.revision", change.session.revision
 
 
 def _provider(price_ref: str) -> str | None:

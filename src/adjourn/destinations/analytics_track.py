@@ -17,26 +17,32 @@ from msgspec import Raw
 from adjourn.clock import rfc3339
 from adjourn.destinations.outbound_lanes import Item
 from adjourn.destinations.webhook_bodies import item_of as whole_item
-from adjourn.events import Completion, StoredEvent, decode_completion
+from adjourn.events import Completion, StatusChanged, StoredEvent, UserPart, decode_event
 from adjourn.version import __version__
 
-NAMES = {"session.completed": "Session Completed", "session.amended": "Session Amended"}
+NAMES = {
+    "session.completed": "Session Completed",
+    "session.amended": "Session Amended",
+    "session.status_changed": "Session Status Changed",
+}
 _PARTS = ("session", "user", "usage", "outcome", "metadata")
 _ENVELOPE_BYTES = 3_000
 """What stands around the properties, with the longest ids."""
+
+Decoded = Completion | StatusChanged
 
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.encode
 
 
 def item_of(index: int, event: StoredEvent, *, bytes_max: int, public_url: str, posthog: bool) -> Item:
-    """Raises ValueError, MsgspecError or RecursionError if the event's body is no completion."""
+    """Raises ValueError, MsgspecError or RecursionError if the event's body is no event."""
     room = max(1, bytes_max - _ENVELOPE_BYTES)
     item = whole_item(index, event, bytes_max=room, public_url=public_url)
-    completion = decode_completion(event.body)
+    decoded = decode_event(event.body)
     properties = properties_of(item.body, event.cost_nanousd)
     form = _posthog if posthog else _segment
-    return msgspec.structs.replace(item, body=_encode(form(item.id, event, completion, properties)))
+    return msgspec.structs.replace(item, body=_encode(form(item.id, event, decoded, properties)))
 
 
 def body_of(messages: Sequence[bytes], posthog_key: str | None) -> bytes:
@@ -69,49 +75,53 @@ def properties_of(body: bytes, cost_nanousd: int | None) -> dict[str, object]:
     return properties
 
 
-def _segment(message_id: str, event: StoredEvent, completion: Completion, properties: object) -> dict[str, object]:
-    user = completion.user
+def _segment(message_id: str, event: StoredEvent, decoded: Decoded, properties: object) -> dict[str, object]:
+    user = _user(decoded)
     context: dict[str, object] = {"library": {"name": "adjourn", "version": __version__}}
     if user is not None and user.organization_id is not None:
         context["groupId"] = user.organization_id
     return {
         "type": "track",
-        "event": NAMES[completion.event_type],
+        "event": NAMES[decoded.event_type],
         "messageId": message_id,
-        **_who(completion),
-        "timestamp": _when(event, completion),
+        **_who(decoded),
+        "timestamp": _when(event, decoded),
         "context": context,
         "properties": properties,
     }
 
 
-def _posthog(
-    message_id: str, event: StoredEvent, completion: Completion, properties: dict[str, object]
-) -> dict[str, object]:
-    user_id = completion.user.user_id if completion.user is not None else None
+def _posthog(message_id: str, event: StoredEvent, decoded: Decoded, properties: dict[str, object]) -> dict[str, object]:
+    user = _user(decoded)
+    user_id = user.user_id if user is not None else None
     if user_id is None:
         properties["$process_person_profile"] = False  # a session is no person
     properties["$lib"] = "adjourn"
     digest = hashlib.sha256(message_id.encode()).digest()[:16]
     return {
-        "event": NAMES[completion.event_type],
+        "event": NAMES[decoded.event_type],
         "uuid": str(uuid.UUID(bytes=digest, version=5)),
-        "distinct_id": user_id or completion.session.session_id,
-        "timestamp": _when(event, completion),
+        "distinct_id": user_id or decoded.session.session_id,
+        "timestamp": _when(event, decoded),
         "properties": properties,
     }
 
 
-def _who(completion: Completion) -> dict[str, str]:
-    user = completion.user
+def _user(decoded: Decoded) -> UserPart | None:
+    return None if isinstance(decoded, StatusChanged) else decoded.user
+
+
+def _who(decoded: Decoded) -> dict[str, str]:
+    user = _user(decoded)
     if user is not None and user.user_id is not None:
         return {"userId": user.user_id}
-    return {"anonymousId": completion.session.session_id}
+    return {"anonymousId": decoded.session.session_id}
 
 
-def _when(event: StoredEvent, completion: Completion) -> str:
+def _when(event: StoredEvent, decoded: Decoded) -> str:
     """As the database's `occurred_at`."""
-    moment = completion.timestamp or completion.session.end_time
+    ended = None if isinstance(decoded, StatusChanged) else decoded.session.end_time
+    moment = decoded.timestamp or ended
     return rfc3339(event.received_ms if moment is None else int(moment.timestamp() * 1000))
 
 

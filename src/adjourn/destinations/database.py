@@ -1,18 +1,20 @@
-"""The `database` destination: one row a completion, in a table of SQLite or PostgreSQL that anyone can query.
+"""The `database` destination: one row a completion, in a table of SQLite or PostgreSQL that anyone can query. Changes
+of status, where they are wanted, have a table of their own beside it.
 
 The primary key is (tenant, session_id, event_id) and inserts do nothing on conflict: a batch may be sent again at will.
-A batch is one transaction. An event that the database refuses is isolated by halving; the rest of its batch is stored.
+What a batch has for a table is one transaction. An event that the database refuses is isolated by halving; the rest of
+its batch is stored.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import ParamSpec, Protocol, TypeVar
 
 from adjourn.destination import Batch, Refusal
-from adjourn.destinations.database_rows import Row, rows
+from adjourn.destinations.database_rows import COMPLETIONS, STATUS_CHANGES, STATUS_SUFFIX, Row, Shape, rows
 from adjourn.destinations.database_sqlite import SqliteTable
 from adjourn.destinations.worker import Worker
 from adjourn.errors import ConfigInvalid, DestinationOutage, ExtraMissing
@@ -56,18 +58,30 @@ class Table(Protocol):
 class DatabaseDestination:
     """`connection_string`: `sqlite:///file.db`, a plain path, or `postgresql://…` (needs the extra `postgres`)."""
 
-    def __init__(self, *, name: str, connection_string: str, table: str, timeout_ms: int = 60_000) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        connection_string: str,
+        table: str,
+        timeout_ms: int = 60_000,
+        status_changes: bool = False,
+    ) -> None:
+        """`status_changes`: it is to receive some, so that their table is made at once, and not with the first."""
         if not _TABLE_NAME.fullmatch(table):
             raise ConfigInvalid(
                 f"destination '{name}': {table!r} cannot be a table's name; use up to 56 letters, digits and "
                 "underscores, beginning with no digit",
                 path="table",
             )
-        self._table = _connect_to(name, connection_string, table)
-        self._worker = Worker(name, timeout_s=timeout_ms / 1000, interrupt=self._table.interrupt)
+        self._completions = _connect_to(name, connection_string, table, COMPLETIONS)
+        self._status_changes = _connect_to(name, connection_string, table + STATUS_SUFFIX, STATUS_CHANGES)
+        self._wanted = [self._completions, *([self._status_changes] if status_changes else [])]
+        self._in_use = self._completions
+        self._worker = Worker(name, timeout_s=timeout_ms / 1000, interrupt=lambda: self._in_use.interrupt())
 
     async def open(self) -> None:
-        await self._worker.run(self._at_rest_for_forks, self._guarded_open)
+        await self._worker.run(self._at_rest_for_forks, self._open)
 
     async def send(self, batch: Batch) -> Sequence[Refusal]:
         return await self._worker.run(self._at_rest_for_forks, self._send, batch)
@@ -76,38 +90,48 @@ class DatabaseDestination:
         await self._worker.run(self._at_rest_for_forks, self._probe)
 
     async def close(self) -> None:
-        await self._worker.stop(self._table.close)
+        await self._worker.stop(self._close)
 
     def _at_rest_for_forks(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._table.guard:
+        with self._completions.guard, self._status_changes.guard:
             return fn(*args, **kwargs)
 
     def _send(self, batch: Batch) -> list[Refusal]:
-        readable, refusals = rows(batch.events)
-        try:
-            self._table.open()
-            refusals += store(self._table, readable)
-        except Exception as error:
-            raise self._failed(error) from error
-        return sorted(refusals, key=lambda refusal: refusal.index)
+        found = rows(batch.events)
+        with self._using(self._completions) as table:
+            found.refusals.extend(store(table, found.completions))
+        if found.status_changes:
+            with self._using(self._status_changes) as table:
+                found.refusals.extend(store(table, found.status_changes))
+        return sorted(found.refusals, key=lambda refusal: refusal.index)
 
-    def _guarded_open(self) -> None:
-        try:
-            self._table.open()
-        except Exception as error:
-            raise self._failed(error) from error
+    def _open(self) -> None:
+        for table in self._wanted:
+            with self._using(table):
+                continue
 
     def _probe(self) -> None:
-        try:
-            self._table.open()
-            self._table.probe()
-        except Exception as error:
-            raise self._failed(error) from error
+        for table in self._wanted:
+            with self._using(table):
+                table.probe()
 
-    def _failed(self, error: Exception) -> Exception:
+    def _close(self) -> None:
+        self._completions.close()
+        self._status_changes.close()
+
+    @contextmanager
+    def _using(self, table: Table) -> Generator[Table]:
+        self._in_use = table
+        try:
+            table.open()
+            yield table
+        except Exception as error:
+            raise self._failed(table, error) from error
+
+    def _failed(self, table: Table, error: Exception) -> Exception:
         # After any failure the connection's state is unknown: the next call begins with a new one.
-        self._table.close()
-        verdict = error if isinstance(error, DestinationOutage) else self._table.judge(error)
+        table.close()
+        verdict = error if isinstance(error, DestinationOutage) else table.judge(error)
         if isinstance(verdict, Refusal):
             return DestinationOutage(f"{verdict.reason}; the whole batch is sent again")
         return verdict or error
@@ -154,7 +178,7 @@ def _at(index: int, verdict: Refusal) -> Refusal:
     return Refusal(index=index, code=verdict.code, reason=verdict.reason, permanent=verdict.permanent)
 
 
-def _connect_to(name: str, connection_string: str, table: str) -> Table:
+def _connect_to(name: str, connection_string: str, table: str, shape: Shape) -> Table:
     scheme, separator, rest = connection_string.partition("://")
     if separator and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
         try:
@@ -163,7 +187,7 @@ def _connect_to(name: str, connection_string: str, table: str) -> Table:
             raise ExtraMissing(
                 f"destination '{name}' writes to PostgreSQL, which needs psycopg; pip install 'adjourn[postgres]'"
             ) from error
-        return PostgresTable(name, f"postgresql://{rest}", table)
+        return PostgresTable(name, f"postgresql://{rest}", table, shape)
     if separator and scheme != "sqlite":
         # The string itself may hold a password: only its scheme is repeated.
         raise ConfigInvalid(
@@ -176,4 +200,4 @@ def _connect_to(name: str, connection_string: str, table: str) -> Table:
             f"destination '{name}': a database in memory would lose every event; name a file, as in sqlite:///out.db",
             path="connection_string",
         )
-    return SqliteTable(name, path, table)
+    return SqliteTable(name, path, table, shape)

@@ -1,4 +1,4 @@
-"""The table of completions in PostgreSQL. Imported only when such a destination is configured: it needs psycopg."""
+"""A table of events in PostgreSQL. Imported only when such a destination is configured: it needs psycopg."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from adjourn.destination import Refusal
 from adjourn.destinations.database_rows import (
-    COLUMN_LIST,
-    COLUMNS,
-    INDEXES,
+    COMPLETIONS,
     ON_CONFLICT,
     PRIMARY_KEY,
     TABLE_VERSION,
     Row,
+    Shape,
 )
 from adjourn.errors import ConfigInvalid, DestinationOutage
 
@@ -66,7 +65,8 @@ _REMEDIES = {
 
 
 class PostgresTable:
-    def __init__(self, name: str, connection_string: str, table: str) -> None:
+    def __init__(self, name: str, connection_string: str, table: str, shape: Shape = COMPLETIONS) -> None:
+        self._shape = shape
         self.guard: AbstractContextManager[object] = nullcontext()  # a socket may cross a fork unused
         self._name = name
         self._table = f'"{table}"'
@@ -95,7 +95,7 @@ class PostgresTable:
         self._connection = connection
         connection.execute(_SESSION)
         self._migrate(connection)
-        stage = ", ".join(f'"{c.name}" {_TYPES[c.kind]}' for c in COLUMNS)
+        stage = ", ".join(f'"{c.name}" {_TYPES[c.kind]}' for c in self._shape.columns)
         connection.execute(_sql(f"CREATE TEMP TABLE adjourn_stage ({stage}) ON COMMIT DELETE ROWS"))
 
     def transaction(self) -> AbstractContextManager[object]:
@@ -111,7 +111,7 @@ class PostgresTable:
     def insert(self, rows: Sequence[Row]) -> None:
         # COPY into a staging table and one INSERT … SELECT: four times as fast as arrays or many-row VALUES.
         cursor = self._open_connection().cursor()
-        with cursor.copy(_sql(f"COPY {_STAGE} ({COLUMN_LIST}) FROM STDIN")) as copy:
+        with cursor.copy(_sql(f"COPY {_STAGE} ({self._shape.column_list}) FROM STDIN")) as copy:
             for row in rows:
                 copy.write_row(row)
         cursor.execute(_sql(self._insert_from_stage(ON_CONFLICT)))
@@ -173,16 +173,16 @@ class PostgresTable:
             if version is None and present:
                 raise self._outage(f"table {self._table} exists and is not Adjourn's", "set another `table`")
             if version is None:
-                connection.execute(_sql(f"CREATE TABLE {self._table} ({_column_definitions()})"))
+                connection.execute(_sql(f"CREATE TABLE {self._table} ({_column_definitions(self._shape)})"))
                 connection.execute(_sql(f"CREATE TABLE IF NOT EXISTS {self._meta} (version integer NOT NULL)"))
             elif version > TABLE_VERSION:
                 raise self._outage(f"table {self._table} was made by a newer version of Adjourn", "upgrade Adjourn")
             else:
-                for column in COLUMNS:
+                for column in self._shape.columns:
                     if column.name not in present:
                         added = f'"{column.name}" {_TYPES[column.kind]}'
                         connection.execute(_sql(f"ALTER TABLE {self._table} ADD COLUMN {added}"))
-            for suffix, definition in INDEXES.items():
+            for suffix, definition in self._shape.indexes.items():
                 index = f'CREATE INDEX IF NOT EXISTS "{self._name_of_table}_{suffix}" ON {self._table} {definition}'
                 connection.execute(_sql(index))
             connection.execute(_sql(f"DELETE FROM {self._meta}"))
@@ -199,7 +199,8 @@ class PostgresTable:
         return int(found[0]) if found else None
 
     def _insert_from_stage(self, ending: str) -> str:
-        return f"INSERT INTO {self._table} ({COLUMN_LIST}) SELECT {COLUMN_LIST} FROM {_STAGE} {ending}"
+        columns = self._shape.column_list
+        return f"INSERT INTO {self._table} ({columns}) SELECT {columns} FROM {_STAGE} {ending}"
 
     def _open_connection(self) -> psycopg.Connection:
         if self._connection is None:
@@ -215,9 +216,9 @@ class PostgresTable:
         return DestinationOutage(f"destination '{self._name}': PostgreSQL at {self._where}: {fact}; {remedy}")
 
 
-def _column_definitions() -> str:
-    columns = [f'"{c.name}" {_TYPES[c.kind]}{" NOT NULL" if c.required else ""}' for c in COLUMNS]
-    return ", ".join([*columns, _COST_USD, PRIMARY_KEY])
+def _column_definitions(shape: Shape) -> str:
+    columns = [f'"{c.name}" {_TYPES[c.kind]}{" NOT NULL" if c.required else ""}' for c in shape.columns]
+    return ", ".join([*columns, *([_COST_USD] if shape.priced else []), PRIMARY_KEY])
 
 
 def _sql(text: str) -> sql.SQL:

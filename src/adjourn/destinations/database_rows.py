@@ -1,11 +1,12 @@
-"""The table that completions are written to: its columns, and how a stored event becomes one row of it.
+"""The tables that events are written to, one for completions and one for changes of status: their columns, and how a
+stored event becomes one row. A table of completions holds nothing else, so that its rows can be counted and summed.
 
 Both databases share the columns. `docs/reference/destinations.md` describes every one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
@@ -14,7 +15,15 @@ import msgspec
 
 from adjourn.clock import rfc3339
 from adjourn.destination import Refusal
-from adjourn.events import MetadataPart, OutcomePart, StoredEvent, UsagePart, UserPart
+from adjourn.events import (
+    MetadataPart,
+    OutcomePart,
+    StoredEvent,
+    UsagePart,
+    UserPart,
+    decode_status_changed,
+    is_status_changed,
+)
 
 TABLE_VERSION = 1
 """Of the columns and indexes below. Later versions only ever add to them."""
@@ -65,7 +74,21 @@ COLUMNS = (
     Column("offset", "integer", required=True),
     Column("payload", "json", required=True),
 )
-COLUMN_LIST = ", ".join(f'"{column.name}"' for column in COLUMNS)
+STATUS_COLUMNS = (
+    Column("tenant", "text", required=True),
+    Column("session_id", "text", required=True),
+    Column("event_id", "text", required=True),
+    Column("revision", "integer"),
+    Column("occurred_at", "time", required=True),
+    Column("received_at", "time", required=True),
+    Column("from_status", "text"),
+    Column("to_status", "text"),
+    Column("reason", "text"),
+    Column("pattern", "text"),
+    Column("partition", "integer", required=True),
+    Column("offset", "integer", required=True),
+    Column("payload", "json", required=True),
+)
 PRIMARY_KEY = "PRIMARY KEY (tenant, session_id, event_id)"
 # Names the key: an owner's own UNIQUE rule must refuse an event aloud, not swallow it.
 ON_CONFLICT = "ON CONFLICT (tenant, session_id, event_id) DO NOTHING"
@@ -76,6 +99,25 @@ INDEXES = {
     "model": "(tenant, model, occurred_at) WHERE model IS NOT NULL",
     "failed": "(tenant, status, occurred_at) WHERE status <> 'success'",
 }
+
+
+class Shape(NamedTuple):
+    """What a table is made of beside its primary key, which all have in common."""
+
+    columns: tuple[Column, ...]
+    indexes: Mapping[str, str]
+    priced: bool
+    """Whether it has `cost_usd`, computed of `cost_nanousd`."""
+
+    @property
+    def column_list(self) -> str:
+        return ", ".join(f'"{column.name}"' for column in self.columns)
+
+
+COMPLETIONS = Shape(COLUMNS, INDEXES, priced=True)
+STATUS_CHANGES = Shape(STATUS_COLUMNS, {}, priced=False)
+STATUS_SUFFIX = "_status"
+"""Behind the name of the table of completions."""
 
 _NO_USER = UserPart()
 _NO_USAGE = UsagePart()
@@ -145,14 +187,45 @@ def row(event: StoredEvent) -> Row:
     )
 
 
-def rows(events: Sequence[StoredEvent]) -> tuple[list[tuple[int, Row]], list[Refusal]]:
-    """(index in the batch, row) of every event that can be read, and a refusal for every other."""
-    readable: list[tuple[int, Row]] = []
-    refusals: list[Refusal] = []
+def status_row(event: StoredEvent) -> Row:
+    """The values of STATUS_COLUMNS. Raises as `row` does."""
+    change = decode_status_changed(event.body)
+    received_at = _received(event.received_ms)
+    return (
+        event.tenant,
+        change.session.session_id,
+        change.event_id,
+        change.session.revision,
+        _time(change.timestamp) or received_at,
+        received_at,
+        change.from_status,
+        change.to_status,
+        change.reason,
+        change.session.pattern,
+        event.partition,
+        event.offset,
+        str(event.body, "utf-8"),
+    )
+
+
+class Rows(NamedTuple):
+    """(index in the batch, row) of every event that can be read, by the table that it belongs to, and a refusal for
+    every other."""
+
+    completions: list[tuple[int, Row]]
+    status_changes: list[tuple[int, Row]]
+    refusals: list[Refusal]
+
+
+def rows(events: Sequence[StoredEvent]) -> Rows:
+    found = Rows([], [], [])
     for index, event in enumerate(events):
         try:
-            readable.append((index, row(event)))
+            if is_status_changed(event.body):
+                found.status_changes.append((index, status_row(event)))
+            else:
+                found.completions.append((index, row(event)))
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-            reason = f"the event cannot be read as a completion: {error}; correct it and send it again"
-            refusals.append(Refusal(index=index, code="event_invalid", reason=reason))
-    return readable, refusals
+            reason = f"the event cannot be read: {error}; correct it and send it again"
+            found.refusals.append(Refusal(index=index, code="event_invalid", reason=reason))
+    return found

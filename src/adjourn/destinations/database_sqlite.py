@@ -1,4 +1,4 @@
-"""The table of completions in an SQLite file."""
+"""A table of events in an SQLite file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import os
 import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
 from adjourn.destination import Refusal
 from adjourn.destinations.database_rows import (
-    COLUMN_LIST,
-    COLUMNS,
-    INDEXES,
+    COMPLETIONS,
     ON_CONFLICT,
     PRIMARY_KEY,
     TABLE_VERSION,
     Row,
+    Shape,
 )
 from adjourn.errors import DestinationOutage
 from adjourn.forks import Guard
@@ -62,7 +60,9 @@ _of_parent: list[sqlite3.Connection] = []
 
 
 class SqliteTable:
-    def __init__(self, name: str, path: str, table: str) -> None:
+    def __init__(self, name: str, path: str, table: str, shape: Shape = COMPLETIONS) -> None:
+        self._shape = shape
+        self._inserts: dict[int, str] = {}
         self.busy_timeout_ms = BUSY_TIMEOUT_MS
         self._name = name
         self._path = path
@@ -120,13 +120,13 @@ class SqliteTable:
         for size in _ROWS_PER_STATEMENT:
             while len(rows) - start >= size:
                 values = tuple(chain.from_iterable(rows[start : start + size]))
-                connection.execute(_insert_sql(self._table, size), values)
+                connection.execute(self._insert_sql(size), values)
                 start += size
 
     def probe(self) -> None:
         with self.transaction():
             self._open_connection().execute(
-                f"{_insert_head(self._table)} SELECT {COLUMN_LIST} FROM {self._table} LIMIT 0"
+                f"{self._insert_head()} SELECT {self._shape.column_list} FROM {self._table} LIMIT 0"
             )
 
     def close(self) -> None:
@@ -170,17 +170,17 @@ class SqliteTable:
             if version is None and present:
                 raise self._outage(f"table {self._table} exists and is not Adjourn's", "set another `table`")
             if version is None:
-                connection.execute(f"CREATE TABLE {self._table} ({_column_definitions()})")
+                connection.execute(f"CREATE TABLE {self._table} ({_column_definitions(self._shape)})")
                 connection.execute(f"CREATE TABLE IF NOT EXISTS {self._meta} (version INTEGER NOT NULL)")
             elif version > TABLE_VERSION:
                 raise self._outage(f"table {self._table} was made by a newer version of Adjourn", "upgrade Adjourn")
             else:
-                for column in COLUMNS:
+                for column in self._shape.columns:
                     if column.name not in present:
                         connection.execute(
                             f'ALTER TABLE {self._table} ADD COLUMN "{column.name}" {_TYPES[column.kind]}'
                         )
-            for suffix, definition in INDEXES.items():
+            for suffix, definition in self._shape.indexes.items():
                 index = f'"{self._name_of_table}_{suffix}"'
                 connection.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {self._table} {definition}")
             connection.execute(f"DELETE FROM {self._meta}")
@@ -194,6 +194,18 @@ class SqliteTable:
         found: tuple[int] | None = connection.execute(f"SELECT version FROM {self._meta}").fetchone()
         return found[0] if found else None
 
+    def _insert_head(self) -> str:
+        return f"INSERT INTO {self._table} ({self._shape.column_list})"
+
+    def _insert_sql(self, count: int) -> str:
+        """Up to 40 kB of text, the same for every batch."""
+        sql = self._inserts.get(count)
+        if sql is None:
+            places = f"({', '.join('?' * len(self._shape.columns))})"
+            sql = f"{self._insert_head()} VALUES {', '.join([places] * count)} {ON_CONFLICT}"
+            self._inserts[count] = sql
+        return sql
+
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None:
             raise self._outage("not open", "open the destination first")
@@ -203,19 +215,9 @@ class SqliteTable:
         return DestinationOutage(f"destination '{self._name}': SQLite file {self._path}: {fact}; {remedy}")
 
 
-def _column_definitions() -> str:
-    columns = [f'"{c.name}" {_TYPES[c.kind]}{" NOT NULL" if c.required else ""}' for c in COLUMNS]
-    return ", ".join([*columns, _COST_USD, PRIMARY_KEY])
-
-
-def _insert_head(table: str) -> str:
-    return f"INSERT INTO {table} ({COLUMN_LIST})"
-
-
-@lru_cache(maxsize=64)  # up to 40 kB of text, the same for every batch
-def _insert_sql(table: str, count: int) -> str:
-    places = f"({', '.join('?' * len(COLUMNS))})"
-    return f"{_insert_head(table)} VALUES {', '.join([places] * count)} {ON_CONFLICT}"
+def _column_definitions(shape: Shape) -> str:
+    columns = [f'"{c.name}" {_TYPES[c.kind]}{" NOT NULL" if c.required else ""}' for c in shape.columns]
+    return ", ".join([*columns, *([_COST_USD] if shape.priced else []), PRIMARY_KEY])
 
 
 def _inode(path: str) -> int:

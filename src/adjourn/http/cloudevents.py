@@ -11,11 +11,11 @@ import msgspec
 from adjourn.completion.explain import explain_malformed, explain_type
 from adjourn.completion.validate import Problem
 from adjourn.errors import BodyInvalid
-from adjourn.events import STATUS_CHANGED
+from adjourn.events import AMENDED, STATUS_CHANGED
 
 VERSION = "1.0"
 EVENT_ID_MAX = 256
-KEPT_TYPES = frozenset({"session.amended", STATUS_CHANGED})
+KEPT_TYPES = frozenset({AMENDED, STATUS_CHANGED})
 
 
 class _CloudEvent(msgspec.Struct):

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from adjourn.events import Completion, decode_completion
+from adjourn.events import Completion, decode_completion, event_type_of
 
 EventStatus = Literal["accepted", "duplicate", "conflict", "invalid"]
 
@@ -52,7 +52,13 @@ class EventAnswer(msgspec.Struct, frozen=True):
     price_ref: str
     """Where the cost came from: `sent`, or `genai-prices/0.2.3:openai/gpt-4o`; empty where there is none."""
 
+    @property
+    def event_type(self) -> str:
+        """`session.completed`, `session.amended` or `session.status_changed`."""
+        return event_type_of(bytes(self.event))
+
     def completion(self) -> Completion:
+        """Raises ValueError for a change of status, which is none."""
         return decode_completion(self.event)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from adjourn.destination import Batch, Destination
-from adjourn.events import StoredEvent
+from adjourn.events import STATUS_CHANGED, StoredEvent
 from adjourn.typed import decoder
 
 RECEIVED_MS = 1_766_313_045_123
@@ -112,6 +112,20 @@ class Sample:
             final_message=self.final_message,
             cost_nanousd=self.cost_nanousd,
         )
+
+
+def change_of_status(offset: int, *, session_id: str = "sess_1", reason: str = "message") -> StoredEvent:
+    """A `session.status_changed`, as Adjourn writes it."""
+    body = {
+        "event_type": STATUS_CHANGED,
+        "event_id": f"evt_{offset}",
+        "timestamp": "2025-12-21T10:30:45.123Z",
+        "session": {"session_id": session_id, "revision": offset, "pattern": "hybrid"},
+        "from": "idle",
+        "to": "active",
+        "reason": reason,
+    }
+    return StoredEvent(0, offset, "org_a", msgspec.json.encode(body), RECEIVED_MS + offset, None, "")
 
 
 async def exercise_destination(make: Callable[[], Rig]) -> None:
@@ -255,6 +269,16 @@ async def keeps_amendments_beside(rig: Rig) -> None:
     _equal(await rig.arrived(), samples)
 
 
+async def takes_changes_of_status(rig: Rig) -> None:
+    """A change of a session's status is taken like a completion, and is none: those around it arrive as they were."""
+    samples = [Sample(1), Sample(3, session_id="sess_2")]
+    events = [samples[0].stored(), change_of_status(2), samples[1].stored(), change_of_status(4)]
+    await rig.destination.open()
+    refusals = await rig.destination.send(Batch(id="batch", events=events))
+    assert not refusals, f"refused: {refusals}"
+    _equal([one for one in await rig.arrived() if one.event_type != STATUS_CHANGED], samples)
+
+
 async def refusals_are_the_event_s_alone(rig: Rig) -> None:
     """Events that are refused are named by their place, and all others of the batch arrive."""
     if rig.poison is None:
@@ -284,6 +308,7 @@ CHECKS = (
     takes_several_partitions_at_once,
     keeps_tenants_apart,
     keeps_amendments_beside,
+    takes_changes_of_status,
     refusals_are_the_event_s_alone,
 )
 
