@@ -57,20 +57,24 @@ def session(number: int, rng: random.Random, *, tenant: str = "t", parent: Sessi
         messages=2,
         events=3,
         queued=0,
-        spent=Spent(
-            turns=rng.randrange(5),
-            input_tokens=rng.randrange(1000),
-            output_tokens=rng.randrange(100),
-            cache_read_tokens=rng.randrange(10),
-            tool_calls=rng.randrange(3),
-            errors=rng.randrange(2),
-            cost_nanousd=rng.choice([0, 0, 5, rng.randrange(10**9)]),
-        ),
+        spent=_spent(rng),
         described=Described(
             tags=sorted(rng.sample(["red", "green", "blue", "rare"], rng.choice([0, 1, 2]), counts=[30, 20, 9, 1])),
             config=RunnerConfig(model=model),
         ),
         state=b"{}",
+    )
+
+
+def _spent(rng: random.Random) -> Spent:
+    return Spent(
+        turns=rng.randrange(5),
+        input_tokens=rng.randrange(1000),
+        output_tokens=rng.randrange(100),
+        cache_read_tokens=rng.randrange(10),
+        tool_calls=rng.randrange(3),
+        errors=rng.randrange(2),
+        cost_nanousd=rng.choice([0, 0, 5, rng.randrange(10**9)]),
     )
 
 
