@@ -171,7 +171,7 @@ class Creator:
             if snapshot_id is not None:
                 await self._snapshots.restore(session, snapshot_id)
             if PATTERNS[session.pattern].opens == "create":
-                await self._turns.open_runner(session)
+                await self._turns.opened.open(session)
         except AdjournError as error:
             await self._ends.end(session, failed(error.code, error.message))
             raise RunnerFailed(f"session {session.id} could not begin: {error.message}") from error

@@ -68,7 +68,7 @@ class Ends:
             compose=self._compose,
         )
         ended = await self.change(session.root_id, end)
-        await self._turns.close(session.key, runner=session.runner)
+        await self._turns.opened.close(session.key, runner=session.runner)
         self._notices.tell(session.key)
         return ended
 
@@ -96,7 +96,7 @@ class Ends:
             await asyncio.sleep(0)
         while await self._database.write(self._talk.forget, key, FORGET_AT_ONCE, key=root):
             await asyncio.sleep(0)
-        await self._turns.close(key, self._workspace_of(session), session.runner)
+        await self._turns.opened.close(key, self._workspace_of(session), session.runner)
         await self._database.write(session_changes.forget, key, key=root)
 
     async def give_up(self) -> None:

@@ -13,7 +13,7 @@ from adjourn.sessions.lifecycle import Ending
 from adjourn.sessions.money import Meter
 from adjourn.sessions.refusals import agent_of
 from adjourn.sessions.session import Session, SessionKey, Spent
-from adjourn.sessions.turn import SessionEvent, TurnError, TurnResult, TurnStatus
+from adjourn.sessions.turn import Answer, SessionEvent, TurnError, TurnResult, TurnStatus
 from adjourn.sessions.turn_rows import TurnRow
 
 SEEN_EVENTS_MAX = 2_000
@@ -54,6 +54,8 @@ class Live:
         self.finished = asyncio.Event()
         """Its runner is done with it; it may not be settled yet."""
         self.settled = asyncio.Event()
+        self.answer: Answer | None = None
+        """Once it is settled; None where that was another node's doing."""
         self.flushing = asyncio.Lock()
         self._seq = session.events
         self._told = told

@@ -35,8 +35,11 @@ class Owner:
         compose: Compose,
         new_name: Callable[[], str],
         lost: Callable[[], Awaitable[None]],
+        not_alone: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`new_name`: of a node that has never been. `lost`: ends all that was run under the lease that is lost."""
+        """`new_name`: of a node that has never been. `lost`: ends all that was run under the lease that is lost.
+        `not_alone`: called with the lease's name, now and then, where other nodes may have taken up what was held here.
+        """
         self.taken_over = 0
         """Sessions of dead nodes, since this process started."""
         self._database = database
@@ -45,6 +48,7 @@ class Owner:
         self._compose = compose
         self._new_name = new_name
         self._lost = lost
+        self._not_alone = not_alone
         self._lease: Lease | None = None
         self._renewed_s = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -139,12 +143,14 @@ class Owner:
 
     async def _look(self) -> None:
         """Take over what dead nodes held."""
-        for name in await self._database.read(_nodes):
-            if self._lease is not None and name == self._lease.name:
-                continue
+        mine = self._lease.name if self._lease is not None else ""
+        others = [name for name in await self._database.read(_nodes) if name != mine]
+        for name in others:
             lease = await self._leases.take(name)
             if lease is not None:
                 await self._take_over(lease)
+        if others and mine:
+            await self._not_alone(mine)
 
     async def _take_over(self, dead: Lease) -> None:
         fence = Fence(dead.name, dead.epoch)

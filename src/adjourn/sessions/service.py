@@ -27,6 +27,7 @@ from adjourn.sessions.follow_service import Follow
 from adjourn.sessions.lifecycle import Ending, terminated
 from adjourn.sessions.live import Stop
 from adjourn.sessions.notices import Notices
+from adjourn.sessions.open_service import OpenRunners
 from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import no_price, not_found
 from adjourn.sessions.rows import Compose
@@ -71,17 +72,24 @@ class Sessions:
         self._workspaces = workspaces
         self._notices = Notices()
         self._roots: dict[SessionKey, str] = {}
-        self.owner = Owner(database, leases, clock, compose, node_name, self._lost)
+        self.owner = Owner(
+            database,
+            leases,
+            clock,
+            compose,
+            node_name,
+            lost=lambda: self.turns.lost(),
+            not_alone=lambda node: self.turns.opened.close_moved(node, self.turns.live),
+        )
         self.turns = Turns(
             database,
             self.owner,
             clock,
-            runners,
+            OpenRunners(database, runners, workspace_of=self.workspace_of),
             prices,
             self._notices,
             compose,
             talk,
-            workspace_of=self.workspace_of,
             queue_max=settings.queue_max,
         )
         self._follow = Follow(database, self._notices, self.turns.live)
@@ -136,6 +144,7 @@ class Sessions:
     async def stop(self, timeout_s: float) -> None:
         """Let turns end, bounded; then end or park each session by its pattern, and give the lease up. Idempotent."""
         await self.sweep.stop()
+        await self.triggers.stop(min(timeout_s, 1.0))
         await self.turns.drain(timeout_s)
         await self._ends.give_up()
         await self.owner.stop()
@@ -204,6 +213,11 @@ class Sessions:
 
     async def answer(self, tenant: str, session_id: str, turn_id: str) -> Answer:
         """What came of a turn, once it has ended. Raises NotFound."""
+        live = self.turns.live.get(_key(tenant, session_id))
+        if live is not None and live.turn.turn_id == turn_id:
+            await live.settled.wait()
+            if live.answer is not None:
+                return live.answer
         turn = await self._follow.ended(_key(tenant, session_id), turn_id)
         kept = turn.kept
         return Answer(turn=kept.turn, session=kept.session or await self.get(tenant, session_id))
@@ -331,9 +345,6 @@ class Sessions:
 
     def _workspace(self, tenant: str, session_id: str) -> str:
         return str(self._workspaces / tenant / session_id)
-
-    async def _lost(self) -> None:
-        await self.turns.lost()
 
     async def _ready(self) -> None:
         if not self._prices.loaded:

@@ -124,7 +124,7 @@ class Sweep:
         what = await self._database.write(session_changes.look_due, key, now_ms, self._compose, key=root_id)
         if what == "ended":
             self.ended += 1
-            await self._turns.close(key)
+            await self._turns.opened.close(key)
             self._notices.tell(key)
         elif what == "delete":
             await self._delete(key)

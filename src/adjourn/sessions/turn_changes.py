@@ -20,7 +20,7 @@ from adjourn.errors import (
     TurnRunning,
 )
 from adjourn.runner import Said, TurnEvent
-from adjourn.sessions import limits, money, rows, turn_rows
+from adjourn.sessions import limits, money, rows, trigger_rows, turn_rows
 from adjourn.sessions.change import Change
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.lifecycle import Ending, limited
@@ -206,7 +206,9 @@ def settle(tx: Tx, key: SessionKey, epoch: int, outcome: Outcome, compose: Compo
 
 
 def drop_queued(tx: Tx, session: Session, now_ms: int) -> None:
-    """The session has ended: what waits will not be run, and whoever waits for it is told."""
+    """The session has ended: what waits will not be run, and whoever waits for it is told. Its triggers fire no more."""
+    if PATTERNS[session.pattern].starts_turns:
+        trigger_rows.stop(tx, session.tenant, session.id)
     if session.queued:
         for turn in turn_rows.all_queued(tx, session.key):
             error = TurnError(code=SessionEnded.code, message=f"session {session.id} ended before this turn began")

@@ -7,28 +7,29 @@ until this node has lost its lease: then another one settles it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 
 from adjourn.clock import Clock
 from adjourn.database import Database
-from adjourn.errors import AdjournError, DebitRefused, Fenced, RunnerFailed, Unavailable
+from adjourn.errors import AdjournError, DebitRefused, Fenced, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.ids import new_id
 from adjourn.prices import PriceTable
-from adjourn.runner import Opening, Runner, Said, Turn, TurnFailed
+from adjourn.runner import Said, Turn, TurnFailed
 from adjourn.sessions import money, turn_changes, turn_rows
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.lifecycle import STOPPED, Ending, failed
 from adjourn.sessions.live import Live, Stop
 from adjourn.sessions.notices import Notices
+from adjourn.sessions.open_service import OpenRunners
 from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import agent_of
 from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import Session, SessionKey
 from adjourn.sessions.takeover import INTERRUPTED, ending_of
-from adjourn.sessions.turn import Message, TurnError, TurnResult, parts_of
+from adjourn.sessions.turn import Answer, Message, TurnError, TurnResult, parts_of
 from adjourn.sessions.turn_changes import Asked, Begun, Outcome, Talk
 from adjourn.typed import decoder
 
@@ -47,29 +48,25 @@ class Turns:
         database: Database,
         owner: Owner,
         clock: Clock,
-        runners: Mapping[str, Runner],
+        opened: OpenRunners,
         prices: PriceTable,
         notices: Notices,
         compose: Compose,
         talk: Talk,
         *,
-        workspace_of: Callable[[Session], str],
         queue_max: int,
     ) -> None:
         self.live: dict[SessionKey, Live] = {}
-        self.open: dict[SessionKey, str] = {}
-        """Sessions whose runner this node holds open, and its name."""
+        self.opened = opened
         self.lost_turns = 0
         """That were run here and settled by another node."""
         self._database = database
         self._owner = owner
         self._clock = clock
-        self._runners = runners
         self._prices = prices
         self._notices = notices
         self._compose = compose
         self._talk = talk
-        self._workspace_of = workspace_of
         self._queue_max = queue_max
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,7 +137,7 @@ class Turns:
     async def _interrupt(self, live: Live) -> None:
         with suppress(Exception):
             async with asyncio.timeout(GRACE_S):
-                await self._runners[live.session.runner].interrupt(live.key.session_id)
+                await self.opened.runner_of(live.session).interrupt(live.key.session_id)
         with suppress(TimeoutError):
             await asyncio.wait_for(live.finished.wait(), GRACE_S)
             return
@@ -163,7 +160,7 @@ class Turns:
                 ),
             )
         await self._settled(until_s + GRACE_S + 1 + FORCE_S)
-        await self.close_all()
+        await self.opened.close_all()
 
     async def _settled(self, until_s: float) -> None:
         waiting = [asyncio.ensure_future(live.settled.wait()) for live in self.live.values()]
@@ -179,41 +176,7 @@ class Turns:
             if live.timeout is not None and not live.finished.is_set():
                 live.stopping = live.stopping or Stop()
                 live.timeout.reschedule(asyncio.get_running_loop().time())
-        await self.close_all()
-
-    async def close_all(self) -> None:
-        await asyncio.gather(*(self.close(key) for key in list(self.open)))
-
-    async def close(self, key: SessionKey, workspace: str = "", runner: str = "") -> None:
-        """Release what this node holds of a session; with `workspace`, that too."""
-        name = self.open.pop(key, runner)
-        if name not in self._runners:
-            return
-        try:
-            async with asyncio.timeout(FORCE_S):
-                await self._runners[name].close(key.session_id, workspace)
-        except Exception:
-            _log.exception("runner_not_closed", session=key.session_id, runner=name)
-
-    async def open_runner(self, session: Session) -> None:
-        """Raises RunnerFailed."""
-        if session.key in self.open:
-            return
-        runner = self._runners.get(session.runner)
-        if runner is None:
-            raise RunnerFailed(
-                f"this node has no runner {session.runner}; add it to runners, or send to a node that has"
-            )
-        self.open[session.key] = session.runner
-        await runner.open(
-            Opening(
-                tenant=session.tenant,
-                session_id=session.id,
-                config=session.described.config,
-                workspace=self._workspace_of(session),
-                user_id=session.user_id,
-            )
-        )
+        await self.opened.close_all()
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -222,17 +185,20 @@ class Turns:
         meter = money.Meter(self.rate_of(session), agent_of(session, begun.turn.message))
         worst = self._worst(session, begun.turn.message) if begun.turn.reservation == "held" else 0
         live = Live(session, begun.turn, meter, worst or 0, self._notices.tell)
+        before = self.live.get(session.key)
         self.live[session.key] = live
         self._notices.tell(session.key)
-        self._start(self._live(live, begun.left_nanousd), f"turn {begun.turn.turn_id}")
+        self._start(self._live(live, begun.left_nanousd, before), f"turn {begun.turn.turn_id}")
 
     def _start(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _live(self, live: Live, left_nanousd: int | None) -> None:
+    async def _live(self, live: Live, left_nanousd: int | None, before: Live | None) -> None:
         loop = asyncio.get_running_loop()
+        if before is not None:  # it has been settled, and lets go of its runner
+            await before.settled.wait()
         limit_ms = live.session.described.limits.turn_timeout_ms
         too_long = None
         if limit_ms is not None:
@@ -257,20 +223,20 @@ class Turns:
         """Run the turn until its last event; whatever goes wrong becomes that."""
         try:
             async with asyncio.timeout(None) as live.timeout:
-                await self.open_runner(live.session)
+                await self.opened.open(live.session)
                 await self._consume(live, left_nanousd)
         except TimeoutError:
             # Ended by force: whatever its runner still holds goes.
             if live.stopping is None:
                 self._fail(live, "runner_error", "the runner gave up waiting; look at its log")
-            await self.close(live.key)
+            await self.opened.close(live.key)
         except AdjournError as error:
             self._fail(live, error.code, error.message, retryable=error.status >= 500)
-            await self.close(live.key)
+            await self.opened.close(live.key)
         except Exception as error:
             _log.exception("runner_failed", session=live.key.session_id, runner=live.session.runner)
             self._fail(live, "runner_error", f"the runner failed ({error}); the server's log has the trace")
-            await self.close(live.key)
+            await self.opened.close(live.key)
 
     async def _consume(self, live: Live, left_nanousd: int | None) -> None:
         session, message = live.session, live.turn.message
@@ -282,7 +248,7 @@ class Turns:
             options=message.options,
             budget_nanousd=left_nanousd,
         )
-        events = self._runners[session.runner].turn(session.id, asked)
+        events = self.opened.runner_of(session).turn(session.id, asked)
         async with aclosing(events):
             async for event in events:
                 live.take(event, self._clock.wall_ms())
@@ -351,10 +317,11 @@ class Turns:
         except Fenced:
             self.lost_turns += 1
         finally:
-            stays = PATTERNS[live.session.pattern].stays_open and live.key in self.open
+            stays = PATTERNS[live.session.pattern].stays_open and live.key in self.opened.held
             if saved is None or saved.node is None or not stays:
-                await self.close(live.key)
-            self.live.pop(live.key, None)
+                await self.opened.close(live.key)
+            if self.live.get(live.key) is live:
+                del self.live[live.key]
             live.settled.set()
             self._notices.tell(live.key)
         if saved is not None and saved.queued and saved.ended_ms is None and not self._draining:
@@ -363,7 +330,7 @@ class Turns:
 
     async def _settle_until_it_works(self, live: Live) -> Session | None:
         """Raises Fenced where this node has lost its lease."""
-        stays = PATTERNS[live.session.pattern].stays_open and live.key in self.open
+        stays = PATTERNS[live.session.pattern].stays_open and live.key in self.opened.held
         outcome = Outcome(
             result=live.result(self._clock.wall_ms()),
             by_agent=live.by_agent(),
@@ -377,9 +344,12 @@ class Turns:
         tries = 0
         while True:
             try:
-                return await self._database.write(
+                saved = await self._database.write(
                     turn_changes.settle, *args, key=live.session.root_id, fence=self._owner.fence
                 )
+                if saved is not None:
+                    live.answer = Answer(turn=outcome.result, session=saved)
+                return saved
             except Fenced:
                 raise
             except AdjournError as error:
