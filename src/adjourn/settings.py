@@ -25,6 +25,7 @@ from adjourn.setting import Count, Days, Line, Problem, SecretText, Section, Tex
 
 Lanes = Annotated[int, Meta(ge=1, le=4, description="a whole number from 1 to 4")]
 LeaseMs = Annotated[int, Meta(ge=1000, le=2_147_483_647, description="a whole number from 1000 to 2147483647")]
+PerSecond = Annotated[float, Meta(gt=0, le=1e6, description="a number above 0, at most 1000000")]
 Port = Annotated[int, Meta(ge=0, le=65_535, description="a whole number from 0 (any free port) to 65535")]
 
 
@@ -70,6 +71,10 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     body_mb_max: Count = 16
     drain_ms_max: Count = 10_000
     streams_max: Count = 1_000
+    requests_per_key_per_s: PerSecond | None = None
+    requests_per_key_burst: Count | None = None
+    requests_per_user_per_s: PerSecond | None = None
+    requests_per_user_burst: Count | None = None
     public_url: Line = ""
     beacon_origins: tuple[str, ...] = ()
 
@@ -200,6 +205,11 @@ def _is_loopback(host: str) -> bool:
 def _server(draft: Draft) -> Iterator[Problem]:
     host = draft.server.host
     yield from bad_origins("server.beacon_origins", draft.server.beacon_origins)
+    for by in ("key", "user"):
+        path = f"server.requests_per_{by}_burst"
+        if given(draft.server, path[7:]) and not given(draft.server, f"requests_per_{by}_per_s"):
+            fact = f"{path} has no effect without server.requests_per_{by}_per_s"
+            yield Problem(path, f"{fact}; leave it out, or give the rate too")
     if draft.server.public_url:
         yield from bad_web_url("server.public_url", draft.server.public_url)
     if not draft.validation.require_authentication and not _is_loopback(host):
