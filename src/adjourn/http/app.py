@@ -22,6 +22,7 @@ from adjourn.http.beacon import BeaconEndpoint
 from adjourn.http.events import EVENTS_PATH, EventsEndpoint
 from adjourn.http.otlp import TRACES_PATH, TracesEndpoint
 from adjourn.http.problems import MEDIA_TYPE, ProblemDetails, headers_of, problem
+from adjourn.http.rates import Rates
 from adjourn.http.raw import DEFECT, Receive, Scope, Send, refuse
 from adjourn.http.relay import RELAY_PATH, RelayEndpoint
 from adjourn.http.reloading import Reload
@@ -107,6 +108,7 @@ def litestar(node: Node, reload: Reload | None = None) -> Litestar:
     app.state.node = node
     app.state.draining = False
     app.state.streams = Streams(node)
+    app.state.rates = Rates(node.settings.server, node.clock)
     app.state.reload = reload
     app.state.openapi = msgspec.json.encode(described().to_schema())
     return app

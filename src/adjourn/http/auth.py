@@ -7,6 +7,7 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
+from adjourn.http.rates import admit_request
 from adjourn.node import Node
 from adjourn.security.keys import Key
 from adjourn.security.roles import Permission
@@ -15,12 +16,13 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 
 
 def requires(permission: Permission) -> Any:
-    """A guard: checks the key, and leaves it in `connection.state.key`. Raises Unauthenticated, Forbidden."""
+    """A guard: checks the key, and how often it asks, and leaves it in `connection.state.key`. Raises Unauthenticated,
+    Forbidden, RateLimited."""
 
     async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
-        connection.state.key = await node_of(connection).keys.check(
-            connection.headers.get("authorization", ""), permission
-        )
+        node = node_of(connection)
+        connection.state.key = key = await node.keys.check(connection.headers.get("authorization", ""), permission)
+        await admit_request(connection, node, key)
 
     return guard
 

@@ -18,6 +18,7 @@ from adjourn.delivery.conservation import KINDS
 from adjourn.delivery.gate import GateState
 from adjourn.delivery.latency import Latency
 from adjourn.delivery.standing import Standing
+from adjourn.http.rates import Rates
 from adjourn.http.stream import Streams
 from adjourn.http.views import DestinationStats, Metrics
 from adjourn.logs import upkeep
@@ -59,6 +60,7 @@ NAMES = {
     "adjourn_destination_failure_total": "Events that this process gave to dead letters.",
     "adjourn_destination_retries_total": "Attempts of this process that ended in an outage.",
     "adjourn_delivery_latency_seconds": "From an event's arrival to its delivery by this process.",
+    "adjourn_requests_limited_total": "Requests that this process refused by their rate, by whose it was.",
     "adjourn_streams": "Live streams that are open at this process.",
     "adjourn_streamed_events_total": "Events sent over all live streams of this process together.",
 }
@@ -106,13 +108,14 @@ def _age_ms(standing: Standing, now_ms: int) -> int:
     return 0 if standing.oldest_ms is None else max(0, now_ms - standing.oldest_ms)
 
 
-async def prometheus_text(node: Node, streams: Streams) -> bytes:
+async def prometheus_text(node: Node, streams: Streams, rates: Rates) -> bytes:
     families = [
         *_ingest(node),
         *_window(node),
         *await _stored(node),
         *_standing(await node.delivery.standings(), node.clock.wall_ms(), node.delivery.stats),
         *_delivery(node),
+        _counter("adjourn_requests_limited_total", ["by"], {(by,): count for by, count in rates.refused.items()}),
         _gauge("adjourn_streams", [], {(): streams.count}),
         _counter("adjourn_streamed_events_total", [], {(): streams.sent}),
     ]

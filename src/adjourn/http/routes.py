@@ -16,6 +16,7 @@ from adjourn.errors import Forbidden, NotFound
 from adjourn.http.auth import caller_of, node_of, requires
 from adjourn.http.deliveries import DELIVERY_ROUTES
 from adjourn.http.metrics import PROMETHEUS_TYPE, prometheus_text, summary
+from adjourn.http.rates import rates_of
 from adjourn.http.readiness import Readiness
 from adjourn.http.stream import get_stream
 from adjourn.http.views import (
@@ -117,7 +118,7 @@ async def get_metrics(request: AnyRequest) -> Metrics:
 
 @get("/metrics", guards=[requires("metrics:read")], media_type="text/plain", summary="The same, for Prometheus")
 async def get_prometheus(request: AnyRequest) -> Response[bytes]:
-    text = await prometheus_text(node_of(request), request.app.state.streams)
+    text = await prometheus_text(node_of(request), request.app.state.streams, rates_of(request))
     return Response(text, media_type=PROMETHEUS_TYPE)
 
 
