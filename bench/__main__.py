@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import capture, delivery, floor, gateway, idle, ingest, middleware, storage, transforms
+from bench import capture, delivery, floor, gateway, hosting, idle, ingest, middleware, storage, transforms
 from bench.table import Row, markdown, quantile
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
@@ -26,6 +26,11 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "idle": idle.idle,
     "transforms": transforms.transforms,
     "gateway": gateway.added,
+    "turns": hosting.turns,
+    "create": hosting.created,
+    "live": hosting.live,
+    "sweep": hosting.sweep,
+    "takeover": hosting.killed,
 }
 
 

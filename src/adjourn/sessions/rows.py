@@ -147,13 +147,13 @@ def _events_of(body: bytes) -> list[SessionEvent]:
 # --- what is due, and what belongs to whom ---------------------------------------------------------------------------
 
 
-def due(reader: Reader, now_ms: int, limit: int) -> list[SessionKey]:
-    """The longest due first."""
+def due(reader: Reader, now_ms: int, limit: int) -> list[tuple[SessionKey, str]]:
+    """(session, its root), the longest due first."""
     rows = reader.rows(
-        "SELECT tenant, id FROM sessions WHERE due_ms IS NOT NULL AND due_ms <= ? ORDER BY due_ms LIMIT ?",
+        "SELECT tenant, id, root_id FROM sessions WHERE due_ms IS NOT NULL AND due_ms <= ? ORDER BY due_ms LIMIT ?",
         (now_ms, limit),
     )
-    return [SessionKey(str(row[0]), str(row[1])) for row in rows]
+    return [(SessionKey(str(row[0]), str(row[1])), str(row[2])) for row in rows]
 
 
 def root_of(reader: Reader, key: SessionKey) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from adjourn.clock import Clock
 from adjourn.database import Database
 from adjourn.errors import AdjournError, StatusRefused
+from adjourn.eventlog import get_logger
 from adjourn.events import ID_LENGTH_MAX
 from adjourn.ids import new_id
 from adjourn.log import Leases
@@ -41,6 +42,8 @@ from adjourn.sessions.turn_changes import Talk
 from adjourn.sessions.turn_rows import idempotency_of
 from adjourn.sessions.turns_service import Turns
 from adjourn.settings import HostingSettings
+
+_log = get_logger("adjourn.sessions")
 
 MB = 1_000_000
 
@@ -146,7 +149,10 @@ class Sessions:
         await self.sweep.stop()
         await self.triggers.stop(min(timeout_s, 1.0))
         await self.turns.drain(timeout_s)
-        await self._ends.give_up()
+        try:
+            await self._ends.give_up()
+        except AdjournError as error:  # others take over what is left
+            _log.warning("sessions_not_given_up", error=error.message)
         await self.owner.stop()
 
     # --- one session ---------------------------------------------------------------------------------------------

@@ -217,8 +217,12 @@ def ask_to_stop(tx: Tx, key: SessionKey, stopping: str) -> Session | None:
     return session
 
 
-def look_due(tx: Tx, key: SessionKey, now_ms: int, compose: Compose) -> Due:
-    """A session that was found due: what to do, after what can be done here is done."""
+def look_due(tx: Tx, keys: Sequence[SessionKey], now_ms: int, compose: Compose) -> list[Due]:
+    """Sessions that were found due: what to do about each, after what can be done here is done."""
+    return [_look_due(tx, key, now_ms, compose) for key in keys]
+
+
+def _look_due(tx: Tx, key: SessionKey, now_ms: int, compose: Compose) -> Due:
     session = rows.load(tx, key)
     if session is None or session.due_ms is None or session.due_ms > now_ms:
         return "later"

@@ -22,7 +22,8 @@ from adjourn.sessions.turns_service import Turns
 _log = get_logger("adjourn.sessions")
 
 ROLE = "sweep"
-AT_ONCE = 256
+AT_ONCE = 1_024
+PER_WRITE = 128
 
 
 class SteadyClock:
@@ -107,28 +108,39 @@ class Sweep:
 
     async def look(self, now_ms: int) -> int:
         """Deal with what is due; how many sessions that was."""
-        keys = await self._database.read(rows.due, now_ms, AT_ONCE)
-        for key in keys:
+        found = await self._database.read(rows.due, now_ms, AT_ONCE)
+        lanes: dict[int, list[tuple[SessionKey, str]]] = {}
+        for key, root_id in found:
+            lanes.setdefault(self._database.partition_of(root_id), []).append((key, root_id))
+        for each in lanes.values():
+            for start in range(0, len(each), PER_WRITE):
+                await self._some(each[start : start + PER_WRITE], now_ms)
+        for look in self._besides:
+            await look(now_ms)
+        return len(found)
+
+    async def _some(self, found: Sequence[tuple[SessionKey, str]], now_ms: int) -> None:
+        """Those of one lane: their rows together, then whatever else one of them needs."""
+        keys = [key for key, _ in found]
+        what = await self._database.write(
+            session_changes.look_due, keys, now_ms, self._compose, key=found[0][1], weight=len(keys)
+        )
+        for (key, root_id), due in zip(found, what, strict=True):
             try:
-                await self._one(key, now_ms)
+                await self._one(key, root_id, due)
             except Fenced:
                 raise
             except AdjournError as error:
                 _log.warning("session_waits", session=key.session_id, error=error.message)
-        for look in self._besides:
-            await look(now_ms)
-        return len(keys)
 
-    async def _one(self, key: SessionKey, now_ms: int) -> None:
-        root_id = await self._database.read(rows.root_of, key)
-        what = await self._database.write(session_changes.look_due, key, now_ms, self._compose, key=root_id)
-        if what == "ended":
+    async def _one(self, key: SessionKey, root_id: str, due: session_changes.Due) -> None:
+        if due == "ended":
             self.ended += 1
             await self._turns.opened.close(key)
             self._notices.tell(key)
-        elif what == "delete":
+        elif due == "delete":
             await self._delete(key)
-        elif what == "queued":
+        elif due == "queued":
             await self._turns.begin_queued(key, root_id)
-        elif what.startswith("max_"):
-            self._turns.stop_turn(key, Stop(ending=limited(what)))
+        elif due in ("max_idle_ms", "max_lifetime_ms"):
+            self._turns.stop_turn(key, Stop(ending=limited(due)))

@@ -206,7 +206,7 @@ def settle(tx: Tx, key: SessionKey, epoch: int, outcome: Outcome, compose: Compo
 
 
 def drop_queued(tx: Tx, session: Session, now_ms: int) -> None:
-    """The session has ended: what waits will not be run, and whoever waits for it is told. Its triggers fire no more."""
+    """The session has ended: what waits will not be run, and whoever waits is told. Its triggers fire no more."""
     if PATTERNS[session.pattern].starts_turns:
         trigger_rows.stop(tx, session.tenant, session.id)
     if session.queued:
