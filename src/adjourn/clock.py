@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -47,6 +48,7 @@ class ManualClock:
         self._wall_ms += round(seconds * 1000)
 
 
+@lru_cache(maxsize=256)  # the same moment is told of several times
 def rfc3339(ms: int) -> str:
     """`1700000000123` → `2023-11-14T22:13:20.123Z`."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"

@@ -217,12 +217,13 @@ def ask_to_stop(tx: Tx, key: SessionKey, stopping: str) -> Session | None:
     return session
 
 
-def look_due(tx: Tx, keys: Sequence[SessionKey], now_ms: int, compose: Compose) -> list[Due]:
-    """Sessions that were found due: what to do about each, after what can be done here is done."""
-    return [_look_due(tx, key, now_ms, compose) for key in keys]
+def look_due(tx: Tx, keys: Sequence[SessionKey], now_ms: int, wall_ms: int, compose: Compose) -> list[Due]:
+    """Sessions that were found due at `now_ms`: what to do about each, after what can be done here is done. `wall_ms` is
+    what is written down."""
+    return [_look_due(tx, key, now_ms, wall_ms, compose) for key in keys]
 
 
-def _look_due(tx: Tx, key: SessionKey, now_ms: int, compose: Compose) -> Due:
+def _look_due(tx: Tx, key: SessionKey, now_ms: int, wall_ms: int, compose: Compose) -> Due:
     session = rows.load(tx, key)
     if session is None or session.due_ms is None or session.due_ms > now_ms:
         return "later"
@@ -237,7 +238,7 @@ def _look_due(tx: Tx, key: SessionKey, now_ms: int, compose: Compose) -> Due:
     if session.turn_id is not None:
         tx.run("UPDATE sessions SET stopping = ?, due_ms = NULL WHERE tenant = ? AND id = ?", (reached, *key))
         return reached
-    change = Change(session, now_ms)
+    change = Change(session, wall_ms)
     change.end(limited(reached))
     _gone(tx, change, compose)
     return "ended"

@@ -123,7 +123,13 @@ class Sweep:
         """Those of one lane: their rows together, then whatever else one of them needs."""
         keys = [key for key, _ in found]
         what = await self._database.write(
-            session_changes.look_due, keys, now_ms, self._compose, key=found[0][1], weight=len(keys)
+            session_changes.look_due,
+            keys,
+            now_ms,
+            self._clock.wall_ms(),
+            self._compose,
+            key=found[0][1],
+            weight=len(keys),
         )
         for (key, root_id), due in zip(found, what, strict=True):
             try:
