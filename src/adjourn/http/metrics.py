@@ -24,6 +24,7 @@ from adjourn.http.views import DestinationStats, Metrics
 from adjourn.logs import upkeep
 from adjourn.node import Node
 from adjourn.prices import OTHER_MODELS
+from adjourn.sessions import queries
 from adjourn.sessions import watched as rows
 from adjourn.version import __version__
 
@@ -49,6 +50,15 @@ NAMES = {
     "adjourn_quarantine_held": "Entries of quarantine that nobody has retried with success.",
     "adjourn_watched_sessions_open": "Watched sessions that are open, of all tenants.",
     "adjourn_watched_sessions_abandoned_total": "Watched sessions that this process ended because their leases had.",
+    "adjourn_sessions_live": "Hosted sessions that have not ended, of all tenants, by status and pattern.",
+    "adjourn_sessions_due": "Hosted sessions whose time for the sweep has come, and which it has not reached.",
+    "adjourn_sessions_limited_total": "Hosted sessions that this process ended because a limit of time was reached.",
+    "adjourn_sessions_taken_over_total": "Hosted sessions that this process took over from nodes that had died.",
+    "adjourn_turns_running": "Turns that this process runs now.",
+    "adjourn_turns_total": "Turns that this process has settled, by how they ended.",
+    "adjourn_turn_seconds_total": "Time that those turns took together.",
+    "adjourn_turns_lost_total": "Turns that this process ran and another one had to settle.",
+    "adjourn_runners_open": "Sessions whose runner this process holds open.",
     "adjourn_destination_events": "Events of the log by what became of them at a destination.",
     "adjourn_destination_parked": "Pending events that are tried again alone.",
     "adjourn_destination_oldest_seconds": "Age of the oldest pending event; 0 where none is.",
@@ -113,6 +123,7 @@ async def prometheus_text(node: Node, streams: Streams, rates: Rates) -> bytes:
         *_ingest(node),
         *_window(node),
         *await _stored(node),
+        *await _hosted(node),
         *_standing(await node.delivery.standings(), node.clock.wall_ms(), node.delivery.stats),
         *_delivery(node),
         _counter("adjourn_requests_limited_total", ["by"], {(by,): count for by, count in rates.refused.items()}),
@@ -192,6 +203,22 @@ async def _stored(node: Node) -> list[Metric]:
             {(): sum((await node.database.read(rows.count_open)).values())},
         ),
         _counter("adjourn_watched_sessions_abandoned_total", [], {(): node.watched.watch.abandoned}),
+    ]
+
+
+async def _hosted(node: Node) -> list[Metric]:
+    turns, sessions = node.sessions.turns, node.sessions
+    live = await node.database.read(queries.live_by_status)
+    return [
+        _gauge("adjourn_sessions_live", ["status", "pattern"], live),
+        _gauge("adjourn_sessions_due", [], {(): await node.database.read(queries.count_due, node.clock.wall_ms())}),
+        _counter("adjourn_sessions_limited_total", [], {(): sessions.sweep.ended}),
+        _counter("adjourn_sessions_taken_over_total", [], {(): sessions.owner.taken_over}),
+        _gauge("adjourn_turns_running", [], {(): len(turns.live)}),
+        _counter("adjourn_turns_total", ["status"], {(status,): count for status, count in turns.settled.items()}),
+        _counter("adjourn_turn_seconds_total", [], {(): turns.settled_ms / 1000}),
+        _counter("adjourn_turns_lost_total", [], {(): turns.lost_turns}),
+        _gauge("adjourn_runners_open", [], {(): len(turns.opened.held)}),
     ]
 
 

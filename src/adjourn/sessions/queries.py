@@ -15,9 +15,9 @@ from adjourn.sessions.query import Page, Place, Query, parse_place
 from adjourn.sessions.query_plan import KEYS, Part, Plan, Test, Way, all_of
 from adjourn.sessions.session import Session
 
-FEW = 1_000
+FEW = 500
 """As many as are fetched and sorted for a page, rather than walked in order."""
-LOOKED_MAX = 2_000
+LOOKED_MAX = 1_000
 """As many as are looked at for a page where not every one fits."""
 LOOKED_FIRST = 250
 
@@ -35,6 +35,18 @@ def live_counts(reader: Reader) -> dict[str, int]:
     """Live sessions by tenant."""
     rows = reader.rows("SELECT tenant, count(*) FROM sessions WHERE ended_ms IS NULL GROUP BY tenant")
     return {str(row[0]): int(row[1] or 0) for row in rows}
+
+
+def live_by_status(reader: Reader) -> dict[tuple[str, ...], int]:
+    """Of all tenants, by (status, pattern)."""
+    rows = reader.rows("SELECT status, pattern, count(*) FROM sessions WHERE ended_ms IS NULL GROUP BY status, pattern")
+    return {(str(row[0]), str(row[1])): int(row[2] or 0) for row in rows}
+
+
+def count_due(reader: Reader, now_ms: int) -> int:
+    """Whose time for the sweep has come."""
+    rows = reader.rows("SELECT count(*) FROM sessions WHERE due_ms IS NOT NULL AND due_ms <= ?", (now_ms,))
+    return int(rows[0][0] or 0)
 
 
 def live_of_user(reader: Reader, tenant: str, user_id: str, most: int) -> int:

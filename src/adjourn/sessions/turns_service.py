@@ -29,7 +29,7 @@ from adjourn.sessions.refusals import agent_of
 from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import Session, SessionKey
 from adjourn.sessions.takeover import INTERRUPTED, ending_of
-from adjourn.sessions.turn import Answer, Message, TurnError, TurnResult, parts_of
+from adjourn.sessions.turn import Answer, Message, TurnError, TurnResult, TurnStatus, parts_of
 from adjourn.sessions.turn_changes import Asked, Begun, Outcome, Talk
 from adjourn.typed import decoder
 
@@ -60,6 +60,8 @@ class Turns:
         self.opened = opened
         self.lost_turns = 0
         """That were run here and settled by another node."""
+        self.settled: dict[TurnStatus, int] = dict.fromkeys(("done", "failed", "interrupted"), 0)
+        self.settled_ms = 0
         self._database = database
         self._owner = owner
         self._clock = clock
@@ -348,6 +350,9 @@ class Turns:
                     turn_changes.settle, *args, key=live.session.root_id, fence=self._owner.fence
                 )
                 if saved is not None:
+                    result = outcome.result
+                    self.settled[result.status] += 1
+                    self.settled_ms += result.ended_ms - result.began_ms
                     live.answer = Answer(turn=outcome.result, session=saved)
                 return saved
             except Fenced:
