@@ -6,6 +6,7 @@ everything else alike; the same function looks at it each time. Those functions 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +16,33 @@ from adjourn.setting import Section, leaves
 from adjourn.settings import Settings
 from tests import postgres
 from tests.destinations.receiver import SECRET
-from tests.flipping import analytics, capture, node, otlp, routing, server, sessions, webhook
+from tests.flipping import (
+    analytics,
+    capture,
+    hosting,
+    node,
+    otlp,
+    routing,
+    runners,
+    server,
+    sessions,
+    triggers,
+    webhook,
+)
 from tests.flipping.rigs import Row, flipped, free_port, rendered
 
-QUIET = {"routing.destinations": [], "log.compact_interval_ms": 600_000}
+QUIET: dict[str, object] = {"routing.destinations": [], "log.compact_interval_ms": 600_000}
 UPKEEP = {"log.compact_interval_ms": 20}
 ANY_PORT = {"server.port": 0}
 WEBHOOK = {"routing.destinations": [{"type": "webhook", "url": "https://hooks.example/in"}]}
+PROGRAM = {**QUIET, **runners.AGENT}
+BOX = {**QUIET, **runners.BOXED}
+
+
+def _made(number: int) -> list[str]:
+    """That many of three."""
+    return ["made"] * number + ["limit_reached"] * (3 - number)
+
 
 ROWS: dict[str, Row] = {
     "data_dir": Row(
@@ -184,6 +205,24 @@ ROWS: dict[str, Row] = {
     "server.body_mb_max": Row([1, 2], server.answer_to_a_megabyte_and_a_half, [413, 202], ANY_PORT),
     "server.drain_ms_max": Row([100, 1200], capture.stop_of_one_whose_server_is_silent, ["short", "long"]),
     "server.streams_max": Row([1, 2], server.answer_to_a_second_stream, [503, 200], ANY_PORT),
+    "server.requests_per_key_per_s": Row(
+        [None, 0.001], server.answers_about_sessions, [[404] * 3, [404, 429, 429]], ANY_PORT
+    ),
+    "server.requests_per_key_burst": Row(
+        [1, 2],
+        server.answers_about_sessions,
+        [[404, 429, 429], [404, 404, 429]],
+        {**ANY_PORT, "server.requests_per_key_per_s": 0.001},
+    ),
+    "server.requests_per_user_per_s": Row(
+        [None, 0.001], server.sessions_of_a_user, [[201] * 3, [201, 429, 429]], ANY_PORT
+    ),
+    "server.requests_per_user_burst": Row(
+        [1, 2],
+        server.sessions_of_a_user,
+        [[201, 429, 429], [201, 201, 429]],
+        {**ANY_PORT, "server.requests_per_user_per_s": 0.001},
+    ),
     "server.public_url": Row(
         ["", "https://adjourn.example"],
         webhook.link_to_the_whole,
@@ -199,6 +238,105 @@ ROWS: dict[str, Row] = {
     ),
     "sessions.open_max": Row([1, 2], sessions.begun_of_three, beside=QUIET),
     "sessions.retention_days": Row([1, 10], sessions.remembered_after_eleven_and_nine_days, [[], ["second"]], QUIET),
+    "hosting.default_runner": Row(
+        ["echo", "other"], hosting.runner_of_one_that_names_none, beside={**QUIET, **hosting.OTHER}
+    ),
+    "hosting.workspaces": Row(
+        ["{dir}/one", "{dir}/other"], hosting.folder_of_a_program, beside={**QUIET, **hosting.PROGRAMS}
+    ),
+    "hosting.max_sessions": Row([1, 2], hosting.made_of_three, [_made(1), _made(2)], QUIET),
+    "hosting.max_sessions_per_tenant": Row([None, 2], hosting.made_of_three, [_made(3), _made(2)], QUIET),
+    "hosting.max_sessions_per_user": Row([None, 1], hosting.made_of_three, [_made(3), _made(1)], QUIET),
+    "hosting.max_idle_ms": Row([None, 60_000], hosting.ended_after_an_hour, ["", "max_idle_ms"], QUIET),
+    "hosting.max_lifetime_ms": Row([None, 60_000], hosting.ended_after_an_hour, ["", "max_lifetime_ms"], QUIET),
+    "hosting.max_budget_usd": Row([None, 0.005], hosting.ended_after_a_turn, ["", "max_budget_usd"], QUIET),
+    "hosting.max_turns": Row([None, 1], hosting.ended_after_a_turn, ["", "max_turns"], QUIET),
+    "hosting.max_tokens": Row([None, 10], hosting.ended_after_a_turn, ["", "max_tokens"], QUIET),
+    "hosting.turn_timeout_ms": Row([100, 600_000], hosting.turn_of_three_seconds, ["failed", "done"], QUIET),
+    "hosting.retention_days": Row([1, 30], hosting.remembered_after_five_days, [[], ["hybrid"]], QUIET),
+    "hosting.ephemeral_retention_ms": Row(
+        [60_000, 604_800_000],
+        hosting.remembered_after_five_days,
+        [[], ["ephemeral"]],
+        {**QUIET, "hosting.retention_days": 1},
+    ),
+    "hosting.queue_max": Row([1, 2], hosting.queued_of_three, beside=QUIET),
+    "hosting.archive_mb_max": Row(
+        [1, 64], hosting.snapshot_of_three_megabytes, ["refused", "taken"], {**QUIET, **hosting.PROGRAMS}
+    ),
+    "hosting.watch_folders": Row([[], ["/srv/mail/{tenant}"]], triggers.watched_outside, ["refused", "watched"], QUIET),
+    "hosting.sweep_interval_ms": Row(
+        [50, 600_000], hosting.a_limit_acts_soon, [True, False], {**QUIET, "hosting.max_lifetime_ms": 100}
+    ),
+    "hosting.runners": Row(
+        [[], hosting.OTHER["hosting.runners"]], hosting.runner_other, ["runner_refused", "made"], QUIET
+    ),
+    "hosting.runners[].name": Row(["one", "other"], runners.name_of_the_runner, beside=PROGRAM),
+    "hosting.runners[].type": Row(["echo", "command"], runners.runs_a_program, ["an echo runs none", "2"], PROGRAM),
+    "hosting.runners[].command": Row(
+        [[*runners.PROGRAM, "one"], [*runners.PROGRAM, "other"]],
+        runners.Says("sys.argv[-1]"),
+        ["one", "other"],
+        PROGRAM,
+    ),
+    "hosting.runners[].models": Row([[], ["large"]], runners.Takes(model="small"), ["made", "runner_refused"], PROGRAM),
+    "hosting.runners[].tools": Row(
+        [[], ["search"]], runners.Takes(allowed_tools=["search"]), ["runner_refused", "made"], PROGRAM
+    ),
+    "hosting.runners[].options": Row(
+        [None, ["other"]], runners.Takes(options={"one": 1}), ["made", "runner_refused"], PROGRAM
+    ),
+    "hosting.runners[].env": Row(
+        [{"TEAM": "a"}, {"TEAM": "b"}], runners.Says("os.environ['TEAM']"), ["a", "b"], PROGRAM
+    ),
+    "hosting.runners[].readable": Row(
+        [[sys.base_prefix], [sys.base_prefix, runners.__file__]],
+        runners.reads_a_file_of_ours,
+        ["FileNotFoundError", "True"],
+        BOX,
+    ),
+    "hosting.runners[].isolation": Row(["none", "bubblewrap"], runners.is_put_into_a_sandbox, [False, True], BOX),
+    "hosting.runners[].network": Row(
+        [False, True], runners.reaches_a_port_of_this_machine, ["cannot", "connected"], BOX
+    ),
+    "hosting.runners[].cgroup": Row([[], ["/nowhere"]], runners.Says("1 + 1"), ["2", "runner_failed"], PROGRAM),
+    "hosting.runners[].memory_mb_max": Row(
+        [100, 2048], runners.Says("len(bytearray(300 << 20))"), ["MemoryError", str(300 << 20)], PROGRAM
+    ),
+    "hosting.runners[].processes_max": Row([20, 256], runners.can_start_thirty, [False, True], PROGRAM),
+    "hosting.runners[].cpu_s_max": Row(
+        [None, 77], runners.Says("resource.getrlimit(resource.RLIMIT_CPU)[0] == 77"), ["False", "True"], PROGRAM
+    ),
+    "hosting.runners[].file_mb_max": Row(
+        [1, 64], runners.Says(runners.THREE_MEGABYTES), ["OSError", "3100000"], PROGRAM
+    ),
+    "hosting.runners[].open_files_max": Row(
+        [64, 77], runners.Says("resource.getrlimit(resource.RLIMIT_NOFILE)[0]"), ["64", "77"], PROGRAM
+    ),
+    "hosting.runners[].tmp_mb_max": Row(
+        [1, 5], runners.Says("os.statvfs('/tmp').f_blocks * os.statvfs('/tmp').f_frsize >> 20"), ["1", "5"], BOX
+    ),
+    "hosting.runners[].output_mb_max": Row(
+        [1, 64],
+        runners.Says("'x' * 3_000_000"),
+        ["output_too_large", "x" * 3_000_000],
+        {**PROGRAM, "hosting.runners[].line_kb_max": 10_000},
+    ),
+    "hosting.runners[].line_kb_max": Row(
+        [10, 1024], runners.Says("'x' * 100_000"), ["line_too_long", "x" * 100_000], PROGRAM
+    ),
+    "hosting.runners[].workspace_mb_max": Row(
+        [1, 1024], runners.snapshot_of_three_megabytes, ["refused", "taken"], PROGRAM
+    ),
+    "hosting.runners[].start_timeout_ms": Row(
+        [100, 600_000], runners.Says("1 + 1"), ["runner_failed", "2"], {**QUIET, **runners.with_words("late:3")}
+    ),
+    "hosting.runners[].stop_grace_ms": Row(
+        [10, 60_000], runners.has_time_to_say_farewell, [False, True], {**QUIET, **runners.with_words("slow")}
+    ),
+    "hosting.runners[].starts_max": Row(
+        [1, 3], runners.most_that_start_at_once, beside={**QUIET, **runners.with_words("late:4")}
+    ),
     "otlp.parent_wait_ms": Row([300_000, 600_000], otlp.told_after_five_minutes, [True, False], QUIET),
     "otlp.retention_days": Row([1, 3], otlp.counted_of_a_call_two_days_before, [0, 7], QUIET),
     "logging.level": Row(["warning", "error"], server.lines_of_an_outage, ["text", "nothing"], routing.AWAY),

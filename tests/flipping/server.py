@@ -55,6 +55,21 @@ def with_server(flip: Flipped, talk: Callable[[httpx.AsyncClient], Awaitable[T]]
         gc.unfreeze()
 
 
+def answers_about_sessions(flip: Flipped) -> list[int]:
+    async def talk(client: httpx.AsyncClient) -> list[int]:
+        return [(await client.get("/v1/sessions/none")).status_code for _ in range(3)]
+
+    return with_server(flip, talk)
+
+
+def sessions_of_a_user(flip: Flipped) -> list[int]:
+    async def talk(client: httpx.AsyncClient) -> list[int]:
+        new = {"pattern": "hybrid", "user_id": "u"}
+        return [(await client.post("/v1/sessions", json=new)).status_code for _ in range(3)]
+
+    return with_server(flip, talk)
+
+
 def answer_to_a_second_stream(flip: Flipped) -> int:
     async def talk(client: httpx.AsyncClient) -> int:
         async with client.stream("GET", "/v1/stream") as first:
