@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,14 @@ async def settled(node: Triggers) -> None:
     """It looks, and all that it has begun is done."""
     await node.look()
     await node.stop(60)
+
+
+def put_file(rig: Rig, name: str, text: str = "x") -> None:
+    """Into the workspace of the session `s` of the tenant `t`, as it is after each turn that has begun."""
+    path = rig.folder / "t" / "s" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (len(rig.door.begun), 1_000))
 
 
 def rigged(kind: str, folder: Path, work: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:

@@ -116,10 +116,8 @@ class File(NamedTuple):
 def check_all(pattern: Pattern, triggers: Sequence[Trigger], folders: Sequence[str] = ()) -> None:
     """Raises TriggerInvalid, with the path. `folders` are those outside of the workspace in which files may be
     watched."""
-    if triggers and not PATTERNS[pattern].starts_turns:
-        may = " or ".join(name for name, hosting in PATTERNS.items() if hosting.starts_turns)
-        fact = f"a session of the pattern {pattern} starts no turns by itself"
-        raise TriggerInvalid(f"{fact}; leave its triggers out, or make it {may}", path="triggers")
+    if triggers:
+        check_pattern(pattern)
     if len(triggers) > TRIGGERS_MAX:
         raise TriggerInvalid(
             f"a session has {TRIGGERS_MAX} triggers at most; {len(triggers)} are given", path="triggers"
@@ -134,6 +132,14 @@ def check_all(pattern: Pattern, triggers: Sequence[Trigger], folders: Sequence[s
             fact = f"two triggers are called {trigger.name}"
             raise TriggerInvalid(f"{fact}; give each a name of its own", path=f"triggers[{i}].name")
         names.add(trigger.name)
+
+
+def check_pattern(pattern: Pattern) -> None:
+    """Raises TriggerInvalid for one whose sessions have no triggers."""
+    if not PATTERNS[pattern].starts_turns:
+        may = " or ".join(name for name, hosting in PATTERNS.items() if hosting.starts_turns)
+        fact = f"a session of the pattern {pattern} starts no turns by itself"
+        raise TriggerInvalid(f"{fact}; leave its triggers out, or make it {may}", path="triggers")
 
 
 def check(trigger: Trigger, folders: Sequence[str] = ()) -> None:
