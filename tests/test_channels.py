@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,20 @@ import msgspec
 import pytest
 
 from adjourn.channels import at_once, channel_of, channels_of, destination_of
+from adjourn.delivery.letters import Wanted
+from adjourn.delivery.transform import shaping_of
 from adjourn.destinations.analytics import AnalyticsDestination
 from adjourn.destinations.database import DatabaseDestination
 from adjourn.destinations.logfile import LogfileDestination
 from adjourn.destinations.upstream import UpstreamDestination
 from adjourn.destinations.webhook import WebhookDestination
 from adjourn.errors import ConfigInvalid
+from adjourn.events import Record
+from adjourn.node import Node
 from adjourn.settings import DestinationSettings, RoutingSettings, ServerSettings, Settings
+from adjourn.testing.account import stored
+from tests.databases.rigs import KINDS
+from tests.faults.rigs import mapping, raw, settings_of, url_of
 
 URL = "https://receiver.example/in"
 OF_TYPE: dict[str, tuple[type[object], dict[str, Any]]] = {
@@ -155,3 +166,113 @@ def test_an_upstream_is_told_who_we_are_when_it_sends() -> None:
 
     destination_of(settings(), of_type("upstream"), installation)
     assert asked == []
+
+
+def changed(node: Node, session_id: str, revision: int) -> Record:
+    return node.ingest.status_record(
+        "acme", session_id, from_status="active", to_status="idle", reason="why", revision=revision, at_ms=1
+    )
+
+
+async def emit(node: Node, session_id: str, *revisions: int) -> None:
+    """Changes of status, as a hosted session's are written."""
+    records = [changed(node, session_id, revision) for revision in revisions]
+    await node.database.write(lambda tx: tx.append(records), key=session_id)
+
+
+async def delivered(node: Node) -> dict[str, tuple[int, int]]:
+    """By destination, how many were delivered and filtered; all is accounted for."""
+    await node.delivery.drained()
+    balances = await node.delivery.balances()
+    assert [(one.difference, one.pending, one.dead_lettered) for one in balances] == [(0, 0, 0)] * len(balances)
+    return {one.destination: (one.delivered, one.filtered) for one in balances}
+
+
+def types_in(file: Path) -> list[str]:
+    return sorted(str(json.loads(line).get("event_type")) for line in file.read_text().splitlines())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_destination_gets_the_events_that_it_asks_for(tmp_path: Path, kind: str) -> None:
+    """One log of completions, an amendment and changes of status: every destination has its own part of it, all is
+    accounted for, and no sum of costs or sessions counts a change."""
+    out = url_of(kind, tmp_path) if kind == "postgresql" else f"sqlite:///{tmp_path}/out.db"
+    table = {"type": "database", "connection_string": out}
+    log = {"type": "logfile", "rotate_mb": 1}
+    own = ["session.status_changed"]
+    destinations = [
+        {**table, "name": "plain"},
+        {**table, "name": "all", "table": "everything", "events": ["*"]},
+        {**log, "name": "own", "log_path": f"{tmp_path}/own", "events": own, "filter": "to == 'idle' && from != null"},
+        {**log, "name": "bill", "log_path": f"{tmp_path}/bill", "events": ["*"], "transform": "billing_v1"},
+        {**log, "name": "note", "log_path": f"{tmp_path}/note", "events": ["*"], "transform": "{'was': from}"},
+    ]
+
+    async def main() -> None:
+        settings = settings_of(mapping(tmp_path, url_of(kind, tmp_path), routing={"destinations": destinations}))
+        async with Node(settings) as node:
+            usage = {"input_tokens": 1, "estimated_cost_usd": 1.5}
+            await emit(node, "a", 1, 2)
+            raws = [raw("a", event_id="e1", event_type="session.completed", usage=usage), raw("b", event_id="e2")]
+            raws.append(raw("a", event_type="session.amended", amends="e1"))
+            await node.ingest.take("acme", raws, source="test")
+            await emit(node, "b", 1)
+            assert await delivered(node) == {
+                "plain": (3, 3), "all": (6, 0), "own": (3, 3), "bill": (3, 3), "note": (6, 0)
+            }  # fmt: skip
+
+    asyncio.run(main())
+    for name in ("session_completions", "everything"):
+        assert sorted(stored(out, table=name)) == ["a", "a", "b"]
+        assert [cost for cost in stored(out, "cost_nanousd", name) if cost != "None"] == ["1500000000"]
+    assert sorted(stored(out, table="everything_status")) == ["a", "a", "b"]
+    assert types_in(tmp_path / "own") == own * 3
+    assert types_in(tmp_path / "bill") == ["session.amended", "session.completed", "session.completed"]
+    assert types_in(tmp_path / "note").count(own[0]) == 3
+    assert sorted(str(json.loads(line)["was"]) for line in (tmp_path / "note").read_text().splitlines()) == [
+        *["None"] * 3, *["active"] * 3
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_that_is_refused_is_a_dead_letter_and_can_be_redriven(tmp_path: Path, kind: str) -> None:
+    """Like any event: refused by the table's rules it is put aside, and redriven it is there once. A destination that
+    wants no such events any more filters what is redriven."""
+    out = tmp_path / "out.db"
+    table = {"type": "database", "connection_string": f"sqlite:///{out}", "events": ["*"]}
+    routing = {"destinations": [table], "retry_attempts": 1, "retry_delay_ms": 1, "retry_delay_ms_max": 5}
+    mapped = mapping(tmp_path, url_of(kind, tmp_path), routing=routing)
+
+    def execute(sql: str) -> None:
+        with closing(sqlite3.connect(out, timeout=20)) as connection, connection:
+            connection.execute(sql)
+
+    async def main() -> None:
+        async with Node(settings_of(mapped)) as node:
+            await emit(node, "a", 1)
+            assert await delivered(node) == {"database": (1, 0)}
+            execute(
+                "CREATE TRIGGER no BEFORE INSERT ON session_completions_status WHEN NEW.session_id = 'bad' "
+                "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+            )
+            await emit(node, "bad", 1, 2)
+            await node.delivery.drained()
+            letters = (await node.dead_letters.select(Wanted(), fits=None, limit=10)).letters
+            assert {(one.session_id, one.code) for one in letters} == {("bad", "constraint_violated")}
+            fits = shaping_of(filter="event_type == 'session.status_changed' && session.revision == 1", transform="")
+            (first,) = (await node.dead_letters.select(Wanted(), fits=fits, limit=10)).letters
+            assert first.event_id == changed(node, "bad", 1).event_id
+            execute("DROP TRIGGER no")
+            assert (await node.dead_letters.redrive_some(Wanted(event_id=first.event_id))).count == 1
+            await node.delivery.drained()
+            assert sorted(stored(f"sqlite:///{out}", "event_id", "session_completions_status")) == sorted(
+                [changed(node, "a", 1).event_id, first.event_id]
+            )
+            only = msgspec.structs.replace(settings_of(mapped).routing.destinations[0], events=("session.completed",))
+            fewer = msgspec.structs.replace(node.settings.routing, destinations=(only,))
+            await node.reconfigure(msgspec.structs.replace(node.settings, routing=fewer))
+            assert (await node.dead_letters.redrive_some(Wanted())).count == 1
+            assert await delivered(node) == {"database": (2, 1)}
+
+    asyncio.run(main())
+    assert stored(f"sqlite:///{out}") == []

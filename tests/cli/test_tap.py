@@ -138,3 +138,6 @@ def test_a_line_shows_what_matters() -> None:
     assert line == "2026-11-21T14:28:23.328Z  acme  s\\x1b[2J  error  abandoned  gpt-4o  10/2 tokens  $0.00045"
     bare: dict[str, object] = {"session": {"session_id": "s"}, "event_type": "session.amended", "usage": None}
     assert line_of(_Seen(bare, "acme", "T", None)) == "T  acme  s  amended"
+    change = {"session": {"session_id": "s"}, "event_type": "session.status_changed", "from": "idle", "to": "active"}
+    assert line_of(_Seen({**change, "reason": "message"}, "acme", "T", None)) == "T  acme  s  idle -> active (message)"
+    assert line_of(_Seen({**change, "reason": ""}, "acme", "T", None)) == "T  acme  s  idle -> active"

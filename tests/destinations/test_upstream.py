@@ -21,6 +21,7 @@ from adjourn.destination import Batch
 from adjourn.destinations.upstream import UpstreamDestination
 from adjourn.errors import DestinationOutage
 from adjourn.events import StoredEvent
+from adjourn.node import Node
 from adjourn.testing.exercise_destination import Arrived, Sample, exercise_destination
 from tests.destinations.centre import Between, centre, edge, events_of, in_order, settled
 from tests.destinations.receiver import LOOPBACK, Receiver, Request, until
@@ -312,5 +313,35 @@ def test_whatever_stands_between_each_event_is_there_once(tmp_path: Path, rng: r
                 assert (len(ids), set(ids.values())) == (total, {1}), Counter(between.done)
                 assert in_order(arrived)
                 assert set(first) <= set(between.done)
+
+    asyncio.run(main())
+
+
+def test_changes_of_status_are_handed_on_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Each is at the centre once, as the edge has written it and between the same completions; an edge that does not
+    ask for them hands on completions alone, and its account says so."""
+
+    async def main() -> None:
+        async with centre(tmp_path / "centre") as (node, url):
+            for name, asked in (("one", {"events": ["*"]}), ("two", {})):
+                async with edge(tmp_path / name, url, **asked) as mine:
+                    await emit(mine, name, 1)
+                    await mine.ingest.take("acme", [raw(name, event_id=f"evt_{name}")], source="test")
+                    await emit(mine, name, 2)
+                    await mine.delivery.drained()
+                    (balance,) = await mine.delivery.balances()
+                    assert (balance.delivered, balance.filtered, balance.difference) == ((3, 0, 0), (1, 2, 0))[
+                        not asked
+                    ]
+                    sent = [event.body for event in await events_of(mine)]
+                taken = [event.body for event in await events_of(node)]
+                assert taken[-3:] == sent if asked else taken[-1] == sent[1]
+            assert len(await events_of(node)) == 4
+
+    async def emit(mine: Node, session_id: str, revision: int) -> None:
+        change = mine.ingest.status_record(
+            "acme", session_id, from_status="idle", to_status="active", reason="", revision=revision, at_ms=1
+        )
+        await mine.database.write(lambda tx: tx.append([change]), key=session_id)
 
     asyncio.run(main())

@@ -10,6 +10,8 @@ import httpx
 import zstandard
 from tests.http.serving import Serving, event, is_problem
 
+from adjourn.testing.exercise_destination import change_of_status
+
 LINES = "application/x-ndjson"
 
 
@@ -95,3 +97,28 @@ def test_a_body_that_is_no_relay_is_refused_whole(server: Serving) -> None:
     refused = server.request("POST", "/v1/relay", content=b"[]", headers={"content-type": "application/json"})
     assert is_problem(refused, 415, "media_type_unsupported")
     assert server.get("/v1/relay").status_code == 405
+
+
+def test_changes_of_status_come_from_another_adjourn_alone(any_server: Serving) -> None:
+    """Relayed, one is in the log, without a price, and is looked up like any event. Whoever sends it as an event, alone
+    or among others, plain or as a CloudEvent, is told why not and what to do; the others are taken."""
+    own = change_of_status(7, session_id="hosted").body
+    assert relay(any_server, [(1, "acme", None, "", own)], producer="own/up/0").json()["accepted"] == 1
+    found = any_server.get("/v1/events/evt_7").json()
+    assert found["event"] == json.loads(own)
+    assert (found["cost_usd"], found["price_ref"]) == (None, "")
+    told = any_server.post(b"\n".join([own, event("beside_it")])).json()
+    assert (told["accepted"], told["invalid"]) == (1, 1)
+    cloud = {"specversion": "1.0", "id": "1", "source": "/a", "type": "session.status_changed"}
+    data = {"session": {"session_id": "hosted"}}
+    sent = json.dumps({**cloud, "data": data}).encode()
+    for answer in (
+        told,
+        any_server.post(own, "application/json").json(),
+        any_server.post(own, "application/json", who="acme/writer").json(),
+        any_server.post(sent, "application/cloudevents+json").json(),
+    ):
+        refused = answer["results"][0]
+        assert (refused["status"], refused["code"], refused["path"]) == ("invalid", "event_type_reserved", "event_type")
+        assert "Adjourn itself writes" in refused["message"]
+        assert "send session.completed" in refused["remedy"]

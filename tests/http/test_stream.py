@@ -13,6 +13,9 @@ import httpx
 import pytest
 from tests.http.serving import Serving, event, is_problem, serving
 from tests.http.streaming import streaming
+from tests.http.test_relay import relay
+
+from adjourn.testing.exercise_destination import change_of_status
 
 EACH = 40
 
@@ -283,3 +286,18 @@ def test_the_answer_of_a_refusal_is_a_problem(server: Serving) -> None:
     with pytest.raises(httpx.HTTPStatusError):
         server.get("/v1/stream", who="acme/writer").raise_for_status()
     assert is_problem(server.get("/v1/stream", who="acme/writer"), 403, "forbidden")
+
+
+def test_changes_of_status_are_in_a_stream_unless_it_leaves_them_out(any_server: Serving) -> None:
+    """A stream shows every type of event; a filter tells them apart."""
+    with streaming(any_server) as stream:
+        position = stream.next_of("mark").data
+    own = change_of_status(1).body.replace(b"evt_1", b"evt_changed")
+    assert relay(any_server, [(1, "acme", None, "", own)], producer="streamed/up/0").json()["accepted"] == 1
+    send(any_server, ["after_the_change"])
+    with streaming(any_server, last_id=position) as stream:
+        assert sorted(stream.events(2)) == ["after_the_change", "evt_changed"]
+    with streaming(any_server, "?filter=event_type!='session.status_changed'", last_id=position) as stream:
+        assert stream.events(1) == ["after_the_change"]
+    with streaming(any_server, "?filter=to=='active'", last_id=position) as stream:
+        assert stream.events(1) == ["evt_changed"]

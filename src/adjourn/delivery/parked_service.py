@@ -158,7 +158,8 @@ class ParkedEvents:
         """One attempt; False if the destination is away."""
         began_ms = self._clock.wall_ms()
         channel, gate = self._sender.channel, self._sender.gate
-        routed = route([row.event() for row in rows], shapes=channel.shapes, sampling_rate=1.0, waiting=set())
+        events = [row.event() for row in rows]
+        routed = route(events, shapes=channel.shapes, sampling_rate=1.0, waiting=set(), wants=channel.wants)
         unwanted = {row.offset for row, fate in zip(rows, routed.fates, strict=True) if fate == "f"}  # since a reload
         reasons = {event.offset: why for event, why in routed.failed}
         judged = {offset: Refusal(0, TRANSFORM_FAILED, why) for offset, why in reasons.items()}
