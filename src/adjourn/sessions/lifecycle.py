@@ -46,13 +46,16 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def path(status: Status, to: Status) -> list[Status]:
-    """The statuses to go through, the last of which is `to`; empty where the table has no way that ends once.
+    """The statuses to go through, the last of which is `to`; empty where it is there, or the table has no way that ends
+    once.
 
     An idle session completes through `active`. What is initializing has begun nothing that could be terminated."""
     if to in NEXT[status]:
         return [to]
     if to == "terminated" and status == "initializing":
         return ["error"]
+    if to == status:
+        return []
     for step in NEXT:
         if step in NEXT[status] and step not in ENDED and to in NEXT[step]:
             return [step, to]
