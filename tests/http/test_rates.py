@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.http.serving import Serving, event, is_problem, serving
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from adjourn.clock import ManualClock
 from adjourn.errors import ConfigInvalid, RateLimited
@@ -232,3 +235,23 @@ def test_a_user_is_limited_by_the_sessions_that_are_its_own(any_database: str, t
         for _ in range(5):
             assert server.get(f"/v1/sessions/{nobodys.json()['id']}").status_code == 200
         assert 'adjourn_requests_limited_total{by="user"} 3.0' in server.get("/metrics").text
+
+
+def test_what_comes_over_a_websocket_counts_too(any_database: str, tmp_path: Path) -> None:
+    """Its opening and each command: what is too often is refused there, and the socket stays open."""
+    limits = {"requests_per_user_per_s": 0.01, "requests_per_user_burst": 3}
+    with serving(any_database, tmp_path, server=limits) as server:
+        made = server.request("POST", "/v1/sessions", json={"pattern": "hybrid", "user_id": "u"}).json()
+        address = f"{server.url.replace('http', 'ws', 1)}/v1/sessions/{made['id']}/ws"
+        with connect(address, additional_headers=server.bearer(), open_timeout=30) as socket:
+            said: list[dict[str, Any]] = []
+            for ref in ("one", "two", "three"):
+                socket.send(json.dumps({"type": "follow", "ref": ref}))
+                said.append(json.loads(socket.recv(timeout=30)))
+        assert [one["type"] for one in said] == ["accepted", "refused", "refused"]
+        assert [one["problem"]["code"] for one in said[1:]] == ["rate_limited"] * 2
+        assert said[1]["problem"]["retry_after_ms"] > 0
+        with pytest.raises(InvalidStatus) as refused, connect(address, additional_headers=server.bearer()):
+            pass
+        assert refused.value.response.status_code == 429
+        assert int(refused.value.response.headers["retry-after"]) > 0
