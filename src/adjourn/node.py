@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ from adjourn.prices import PriceTable
 from adjourn.redaction_rules import parse_rule
 from adjourn.roster import runners_of
 from adjourn.security.service import Keys
+from adjourn.sessions.means import Means
 from adjourn.sessions.service import Sessions
 from adjourn.sessions.watched_service import WatchedSessions
 from adjourn.settings import Settings
@@ -282,18 +284,19 @@ class Node:
         await self.delivery.start()
 
     async def _start_sessions(self) -> None:
-        self.sessions = Sessions(
-            self.database,
-            self._leases,
-            self.clock,
-            self.settings.hosting,
+        means = Means(
+            database=self.database,
+            leases=self._leases,
+            clock=self.clock,
+            settings=self.settings.hosting,
             runners=runners_of(self.settings),
             prices=self.prices,
             compose=Compose(self.ingest),
             talk=Talk(),
-            workspaces=Path(self.settings.workspaces_dir).absolute(),
-            node_name=lambda: new_id("node", self.clock.wall_ms()),
+            workspaces=Path(os.path.abspath(self.settings.workspaces_dir)),
+            new_name=lambda: new_id("node", self.clock.wall_ms()),
         )
+        self.sessions = Sessions(means)
         await self.sessions.start()
 
     async def _keep_house(self) -> None:

@@ -4,63 +4,44 @@ written, and what it needs before its first turn is made ready."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from functools import partial
 
 import msgspec
 
-from adjourn.clock import Clock
-from adjourn.database import Database
 from adjourn.errors import AdjournError, KeyReused, LimitReached, NotFound, RunnerFailed, RunnerRefused
 from adjourn.ids import new_id
-from adjourn.runner import Runner
 from adjourn.sessions import limits, money, queries, rows, session_changes
 from adjourn.sessions.end_service import Ends
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.lifecycle import failed
+from adjourn.sessions.means import Means
 from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import no_price
-from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import NewSession, Session, SessionKey, describe
 from adjourn.sessions.session_changes import Creation
 from adjourn.sessions.snapshot_service import Snapshots
 from adjourn.sessions.trigger_service import Triggers
 from adjourn.sessions.turn import Message
-from adjourn.sessions.turn_changes import Talk
 from adjourn.sessions.turns_service import Turns
-from adjourn.settings import HostingSettings
 
 COUNT_EVERY_S = 1.0
-_encode = msgspec.json.Encoder().encode
 
 
 class Creator:
     def __init__(
-        self,
-        database: Database,
-        clock: Clock,
-        settings: HostingSettings,
-        *,
-        runners: Mapping[str, Runner],
-        owner: Owner,
-        turns: Turns,
-        ends: Ends,
-        snapshots: Snapshots,
-        triggers: Triggers,
-        compose: Compose,
-        talk: Talk,
+        self, means: Means, *, owner: Owner, turns: Turns, ends: Ends, snapshots: Snapshots, triggers: Triggers
     ) -> None:
-        self._database = database
-        self._clock = clock
-        self._settings = settings
-        self._runners = runners
+        self._database = means.database
+        self._clock = means.clock
+        self._settings = means.settings
+        self._runners = means.runners
         self._owner = owner
         self._turns = turns
         self._ends = ends
         self._snapshots = snapshots
         self._triggers = triggers
-        self._compose = compose
-        self._talk = talk
+        self._compose = means.compose
+        self._talk = means.talk
         self._live: dict[str, int] = {}
         self._counted_s: float | None = None
 
@@ -91,7 +72,7 @@ class Creator:
             raise created
         standing, fresh = created
         if not fresh:
-            if _asked(standing) != _asked(session):
+            if standing.described.fingerprint != session.described.fingerprint:
                 raise KeyReused(
                     f"this Idempotency-Key came before, with another session ({standing.id}); create each with its own"
                 )
@@ -191,15 +172,3 @@ def _new_id(tenant: str, idempotency_key: str, now_ms: int) -> str:
         return new_id("sess", now_ms)
     text = f"{len(tenant)}:{tenant}{idempotency_key}"
     return f"sess_{hashlib.blake2b(text.encode(), digest_size=15, person=b'adjourn.create').hexdigest()}"
-
-
-def _asked(session: Session) -> bytes:
-    """What its creator asked for, to tell a call that is sent again from another one with the same key."""
-    told = session.described
-    return _encode(
-        (
-            (session.pattern, session.role, session.kind, session.interface, session.user_id, session.runner),
-            (session.parent_id, session.resumed_from, told.workspace, told.resources),
-            (told.config, told.price),
-        )
-    )

@@ -7,18 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from adjourn.clock import Clock
-from adjourn.database import Database, Tx
+from adjourn.database import Tx
 from adjourn.errors import AdjournError, TooBusy
 from adjourn.sessions import rows, session_changes, snapshot_rows, takeover
 from adjourn.sessions.follow_service import Follow
 from adjourn.sessions.lifecycle import STOPPED, Ending, failed
 from adjourn.sessions.live import Stop
+from adjourn.sessions.means import Means
 from adjourn.sessions.notices import Notices
 from adjourn.sessions.owner_service import Owner
-from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import Session, SessionKey
-from adjourn.sessions.turn_changes import Talk
 from adjourn.sessions.turns_service import Turns
 
 T = TypeVar("T")
@@ -29,28 +27,16 @@ STOP_WAIT_S = 30.0
 
 
 class Ends:
-    def __init__(
-        self,
-        database: Database,
-        clock: Clock,
-        owner: Owner,
-        turns: Turns,
-        follow: Follow,
-        notices: Notices,
-        compose: Compose,
-        talk: Talk,
-        *,
-        workspace_of: Callable[[Session], str],
-    ) -> None:
-        self._database = database
-        self._clock = clock
+    def __init__(self, means: Means, owner: Owner, turns: Turns, follow: Follow, notices: Notices) -> None:
+        self._database = means.database
+        self._clock = means.clock
         self._owner = owner
         self._turns = turns
         self._follow = follow
         self._notices = notices
-        self._compose = compose
-        self._talk = talk
-        self._workspace_of = workspace_of
+        self._compose = means.compose
+        self._talk = means.talk
+        self._workspace_of = means.workspace_of
 
     async def change(self, root_id: str, change: Callable[[Tx], T | AdjournError]) -> T:
         """Raises what the change returns as refused."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 
-from adjourn.database import Database
 from adjourn.errors import RunnerFailed
 from adjourn.eventlog import get_logger
 from adjourn.runner import Facts, Opening, Runner
 from adjourn.sessions import rows
+from adjourn.sessions.means import Means
 from adjourn.sessions.session import Session, SessionKey
 
 _log = get_logger("adjourn.sessions")
@@ -18,14 +18,12 @@ CLOSE_S_MAX = 15.0
 
 
 class OpenRunners:
-    def __init__(
-        self, database: Database, runners: Mapping[str, Runner], *, workspace_of: Callable[[Session], str]
-    ) -> None:
+    def __init__(self, means: Means) -> None:
         self.held: dict[SessionKey, str] = {}
         """Sessions, and the names of their runners."""
-        self._database = database
-        self._runners = runners
-        self._workspace_of = workspace_of
+        self._database = means.database
+        self._runners = means.runners
+        self._workspace_of = means.workspace_of
 
     def runner_of(self, session: Session) -> Runner:
         """Raises RunnerFailed."""

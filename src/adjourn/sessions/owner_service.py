@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from adjourn.clock import Clock
-from adjourn.database import LEASE_MS, Database, Fence, Reader, Tx
+from adjourn.database import LEASE_MS, Fence, Reader, Tx
 from adjourn.errors import AdjournError, Fenced, Unavailable
 from adjourn.eventlog import get_logger
-from adjourn.log import Lease, Leases
+from adjourn.log import Lease
 from adjourn.sessions import rows, takeover
-from adjourn.sessions.rows import Compose
+from adjourn.sessions.means import Means
 
 _log = get_logger("adjourn.sessions")
 
@@ -28,25 +27,18 @@ AT_ONCE = 50
 
 class Owner:
     def __init__(
-        self,
-        database: Database,
-        leases: Leases,
-        clock: Clock,
-        compose: Compose,
-        new_name: Callable[[], str],
-        lost: Callable[[], Awaitable[None]],
-        not_alone: Callable[[str], Awaitable[None]],
+        self, means: Means, *, lost: Callable[[], Awaitable[None]], not_alone: Callable[[str], Awaitable[None]]
     ) -> None:
-        """`new_name`: of a node that has never been. `lost`: ends all that was run under the lease that is lost.
+        """`lost`: ends all that was run under the lease that is lost.
         `not_alone`: called with the lease's name, now and then, where other nodes may have taken up what was held here.
         """
         self.taken_over = 0
         """Sessions of dead nodes, since this process started."""
-        self._database = database
-        self._leases = leases
-        self._clock = clock
-        self._compose = compose
-        self._new_name = new_name
+        self._database = means.database
+        self._leases = means.leases
+        self._clock = means.clock
+        self._compose = means.compose
+        self._new_name = means.new_name
         self._lost = lost
         self._not_alone = not_alone
         self._lease: Lease | None = None

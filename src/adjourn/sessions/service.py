@@ -5,21 +5,15 @@ What callers send is checked whole before anything is written; what is written i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
-from adjourn.clock import Clock
-from adjourn.database import Database
 from adjourn.errors import AdjournError, StatusRefused
 from adjourn.eventlog import get_logger
 from adjourn.events import ID_LENGTH_MAX
 from adjourn.ids import new_id
-from adjourn.log import Leases
-from adjourn.prices import PriceTable
-from adjourn.runner import Runner
 from adjourn.sessions import limits, money, rows, session_changes
 from adjourn.sessions.counting_service import Counting
 from adjourn.sessions.create_service import Creator
@@ -27,117 +21,57 @@ from adjourn.sessions.end_service import Ends
 from adjourn.sessions.follow_service import Follow
 from adjourn.sessions.lifecycle import Ending, terminated
 from adjourn.sessions.live import Stop
+from adjourn.sessions.means import Means
 from adjourn.sessions.notices import Notices
 from adjourn.sessions.open_service import OpenRunners
 from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import no_price, not_found
-from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import NewSession, Patch, Session, SessionKey
 from adjourn.sessions.snapshot_service import Snapshots
 from adjourn.sessions.sweep_service import Sweep
 from adjourn.sessions.takeover import INTERRUPTED, TERMINATED
 from adjourn.sessions.trigger_service import Triggers
 from adjourn.sessions.turn import Amending, Answer, Completing, Message, SessionEvent, Snapshot, TurnResult
-from adjourn.sessions.turn_changes import Talk
 from adjourn.sessions.turn_rows import idempotency_of
 from adjourn.sessions.turns_service import Turns
-from adjourn.settings import HostingSettings
 
 _log = get_logger("adjourn.sessions")
 
-MB = 1_000_000
-
-_encode = msgspec.json.Encoder().encode
-
 
 class Sessions:
-    def __init__(
-        self,
-        database: Database,
-        leases: Leases,
-        clock: Clock,
-        settings: HostingSettings,
-        *,
-        runners: Mapping[str, Runner],
-        prices: PriceTable,
-        compose: Compose,
-        talk: Talk,
-        workspaces: Path,
-        node_name: Callable[[], str],
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._settings = settings
-        self._runners = runners
-        self._prices = prices
-        self._compose = compose
-        self._talk = talk
-        self._workspaces = workspaces
-        self._notices = Notices()
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._database = means.database
+        self._clock = means.clock
         self._roots: dict[SessionKey, str] = {}
+        notices = Notices()
         self.owner = Owner(
-            database,
-            leases,
-            clock,
-            compose,
-            node_name,
+            means,
             lost=lambda: self.turns.lost(),
             not_alone=lambda node: self.turns.opened.close_moved(node, self.turns.live),
         )
-        self.turns = Turns(
-            database,
-            self.owner,
-            clock,
-            OpenRunners(database, runners, workspace_of=self.workspace_of),
-            prices,
-            self._notices,
-            compose,
-            talk,
-            queue_max=settings.queue_max,
+        self.turns = Turns(means, self.owner, OpenRunners(means), notices)
+        self.snapshots = Snapshots(means)
+        self.triggers = Triggers(
+            means.database, means.clock, self._fire, workspace=means.workspace, folders=means.settings.watch_folders
         )
-        self._follow = Follow(database, self._notices, self.turns.live)
-        self._ends = Ends(
-            database,
-            clock,
-            self.owner,
-            self.turns,
-            self._follow,
-            self._notices,
-            compose,
-            talk,
-            workspace_of=self.workspace_of,
-        )
-        self.snapshots = Snapshots(
-            database,
-            clock,
-            runners,
-            workspace_of=self.workspace_of,
-            archive_bytes_max=settings.archive_mb_max * MB,
-        )
-        self.triggers = Triggers(database, clock, self._fire, workspace=self._workspace, folders=settings.watch_folders)
+        self._notices = notices
+        self._follow = Follow(means.database, notices, self.turns.live)
+        self._ends = Ends(means, self.owner, self.turns, self._follow, notices)
         self._creator = Creator(
-            database,
-            clock,
-            settings,
-            runners=runners,
+            means,
             owner=self.owner,
             turns=self.turns,
             ends=self._ends,
             snapshots=self.snapshots,
             triggers=self.triggers,
-            compose=compose,
-            talk=talk,
         )
         self.sweep = Sweep(
-            database,
-            leases,
-            clock,
+            means,
             self.turns,
-            self._notices,
-            compose,
+            notices,
             delete=self._ends.delete,
-            besides=(lambda _: self.triggers.look(), Counting(database).look),
-            interval_s=settings.sweep_interval_ms / 1000,
+            besides=(lambda _: self.triggers.look(), Counting(means.database).look),
         )
 
     async def start(self) -> None:
@@ -174,7 +108,7 @@ class Sessions:
     async def patch(self, tenant: str, session_id: str, wanted: Patch) -> Session:
         """Raises NotFound, RevisionStale, LimitReached, PriceUnknown."""
         session = await self.get(tenant, session_id)
-        merged = None if wanted.limits is None else limits.bounded(wanted.limits, self._settings)
+        merged = None if wanted.limits is None else limits.bounded(wanted.limits, self._means.settings)
         budget = None if merged is None else limits.budget_nanousd(merged)
         if budget is not None and money.worst_of_turn(session, Message(), self.turns.rate_of(session)) is None:
             raise no_price(session)
@@ -185,7 +119,7 @@ class Sessions:
             merged=merged,
             budget_nanousd=budget,
             now_ms=self._clock.wall_ms(),
-            compose=self._compose,
+            compose=self._means.compose,
         )
         return await self._ends.change(session.root_id, change)
 
@@ -208,7 +142,8 @@ class Sessions:
         NotFound, SessionEnded, TurnRunning, LimitReached, BudgetReached, PriceUnknown, KeyReused, TooBusy."""
         await self._ready()
         key = _key(tenant, session_id)
-        idempotency = idempotency_of(tenant, session_id, idempotency_key)
+        # What a trigger calls its turns, no caller can.
+        idempotency = idempotency_of(tenant, f"{session_id}\0{trigger}" if trigger else session_id, idempotency_key)
         begun = await self.turns.begin(key, await self._root(key), message, idempotency=idempotency, trigger=trigger)
         return begun.turn.result
 
@@ -242,8 +177,8 @@ class Sessions:
                     key=key,
                     message=message,
                     now_ms=now_ms,
-                    compose=self._compose,
-                    talk=self._talk,
+                    compose=self._means.compose,
+                    talk=self._means.talk,
                 )
                 place = await self._ends.change(session.root_id, append)
                 break
@@ -302,7 +237,9 @@ class Sessions:
         if session.ended_ms is None:
             if session.status != "idle":
                 return session
-            wake = partial(session_changes.wake, key=session.key, now_ms=self._clock.wall_ms(), compose=self._compose)
+            wake = partial(
+                session_changes.wake, key=session.key, now_ms=self._clock.wall_ms(), compose=self._means.compose
+            )
             return await self._ends.change(session.root_id, wake)
         new = session_changes.again(session)
         return (await self.create(tenant, new))[0]
@@ -317,7 +254,7 @@ class Sessions:
             amending=amending,
             event_id=new_id("evt", now_ms),
             now_ms=now_ms,
-            compose=self._compose,
+            compose=self._means.compose,
         )
         return await self._ends.change(session.root_id, amend)
 
@@ -338,10 +275,6 @@ class Sessions:
         async for event in self._follow.events(session.key, after):
             yield event
 
-    def workspace_of(self, session: Session) -> str:
-        """The folder that is its own."""
-        return self._workspace(session.tenant, session.id)
-
     # --- inside --------------------------------------------------------------------------------------------------
 
     async def _fire(
@@ -349,12 +282,9 @@ class Sessions:
     ) -> TurnResult:
         return await self.begin(tenant, session_id, message, idempotency_key=idempotency_key, trigger=trigger_name)
 
-    def _workspace(self, tenant: str, session_id: str) -> str:
-        return str(self._workspaces / tenant / session_id)
-
     async def _ready(self) -> None:
-        if not self._prices.loaded:
-            await asyncio.to_thread(self._prices.load)
+        if not self._means.prices.loaded:
+            await asyncio.to_thread(self._means.prices.load)
 
     async def _root(self, key: SessionKey) -> str:
         if self._database.partitions == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Literal, NamedTuple
@@ -14,6 +15,8 @@ from adjourn.runner import RunnerConfig
 from adjourn.sessions.hosting import Pattern
 from adjourn.sessions.lifecycle import Status
 from adjourn.sessions.triggers import TRIGGERS_MAX, Trigger
+
+_encode = msgspec.json.Encoder(order="sorted").encode
 
 Role = Literal["director", "department", "observer", "active"]
 Tag = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -104,6 +107,8 @@ class Described(msgspec.Struct, kw_only=True, omit_defaults=True):
     on_disconnect: Literal["continue", "stop"] = "continue"
     final_message: str = ""
     by_agent: Mapping[str, Spent] = {}
+    fingerprint: str = ""
+    """Of what its creator asked for, to tell a call that is sent again from another one with the same key."""
     retention_ms: int | None = None
     """How long its record is kept once it has ended, as the settings were when it began; None: until it is deleted."""
     cost_estimated: bool = False
@@ -247,18 +252,23 @@ def describe(
         events=0,
         queued=0,
         spent=Spent(),
-        described=Described(
-            description=new.description,
-            workspace=new.workspace,
-            tags=list(dict.fromkeys(new.tags)),
-            capabilities=new.capabilities,
-            constraints=new.constraints,
-            resources=new.resources,
-            metadata=new.metadata,
-            config=new.config,
-            limits=new.limits,
-            price=new.price,
-            on_disconnect=new.on_disconnect,
-        ),
-        state=msgspec.json.encode(new.state),
+        described=_described(new),
+        state=_encode(new.state),
+    )
+
+
+def _described(new: NewSession) -> Described:
+    return Described(
+        description=new.description,
+        workspace=new.workspace,
+        tags=list(dict.fromkeys(new.tags)),
+        capabilities=new.capabilities,
+        constraints=new.constraints,
+        resources=new.resources,
+        metadata=new.metadata,
+        config=new.config,
+        limits=new.limits,
+        price=new.price,
+        on_disconnect=new.on_disconnect,
+        fingerprint=hashlib.blake2b(_encode(new), digest_size=12).hexdigest(),
     )

@@ -218,7 +218,7 @@ def ask_to_stop(tx: Tx, key: SessionKey, stopping: str) -> Session | None:
 
 
 def look_due(tx: Tx, keys: Sequence[SessionKey], now_ms: int, wall_ms: int, compose: Compose) -> list[Due]:
-    """Sessions that were found due at `now_ms`: what to do about each, after what can be done here is done. `wall_ms` is
+    """Sessions that were found due at `now_ms`: what to do about each, once what can be done here is done. `wall_ms` is
     what is written down."""
     return [_look_due(tx, key, now_ms, wall_ms, compose) for key in keys]
 

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 
-from adjourn.clock import Clock
-from adjourn.database import Database
 from adjourn.errors import AdjournError, NotFound, RunnerFailed
 from adjourn.ids import new_id
 from adjourn.runner import Runner
 from adjourn.sessions import snapshot_rows
+from adjourn.sessions.means import Means
 from adjourn.sessions.session import Session
 from adjourn.sessions.snapshot_rows import PART_BYTES, Taken
 from adjourn.sessions.turn import Snapshot
 
+MB = 1_000_000
+
 
 class Snapshots:
-    def __init__(
-        self,
-        database: Database,
-        clock: Clock,
-        runners: Mapping[str, Runner],
-        *,
-        workspace_of: Callable[[Session], str],
-        archive_bytes_max: int,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._runners = runners
-        self._workspace_of = workspace_of
-        self._archive_bytes_max = archive_bytes_max
+    def __init__(self, means: Means) -> None:
+        self._database = means.database
+        self._clock = means.clock
+        self._runners = means.runners
+        self._workspace_of = means.workspace_of
+        self._archive_bytes_max = means.settings.archive_mb_max * MB
 
     async def take(self, session: Session) -> Snapshot:
         """Durable on return. Raises StatusRefused while a turn runs, RunnerFailed."""

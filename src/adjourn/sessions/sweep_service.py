@@ -7,15 +7,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from adjourn.clock import Clock
-from adjourn.database import LEASE_MS, Database
+from adjourn.database import LEASE_MS
 from adjourn.errors import AdjournError, Fenced
 from adjourn.eventlog import get_logger
-from adjourn.log import Leases
 from adjourn.sessions import rows, session_changes
 from adjourn.sessions.lifecycle import limited
 from adjourn.sessions.live import Stop
+from adjourn.sessions.means import Means
 from adjourn.sessions.notices import Notices
-from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import SessionKey
 from adjourn.sessions.turns_service import Turns
 
@@ -40,30 +39,26 @@ class SteadyClock:
 class Sweep:
     def __init__(
         self,
-        database: Database,
-        leases: Leases,
-        clock: Clock,
+        means: Means,
         turns: Turns,
         notices: Notices,
-        compose: Compose,
         *,
         delete: Callable[[SessionKey], Awaitable[None]],
         besides: Sequence[Callable[[int], Awaitable[object]]],
-        interval_s: float,
     ) -> None:
         """`delete`: an ended session whose time is over. `besides(now_ms)`: what else looks at the clock."""
         self.ended = 0
         """Sessions that a limit has ended, since this process started."""
-        self._database = database
-        self._leases = leases
-        self._clock = clock
-        self._steady = SteadyClock(clock)
+        self._database = means.database
+        self._leases = means.leases
+        self._clock = means.clock
+        self._steady = SteadyClock(means.clock)
         self._turns = turns
         self._notices = notices
-        self._compose = compose
+        self._compose = means.compose
         self._delete = delete
         self._besides = besides
-        self._interval_s = interval_s
+        self._interval_s = means.settings.sweep_interval_ms / 1000
         self._renewed_s = float("-inf")
         self._held = False
         self._task: asyncio.Task[None] | None = None

@@ -11,26 +11,23 @@ from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 
-from adjourn.clock import Clock
-from adjourn.database import Database
 from adjourn.errors import AdjournError, DebitRefused, Fenced, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.ids import new_id
-from adjourn.prices import PriceTable
 from adjourn.runner import Said, Turn, TurnFailed
 from adjourn.sessions import money, turn_changes, turn_rows
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.lifecycle import STOPPED, Ending, failed
 from adjourn.sessions.live import Live, Stop
+from adjourn.sessions.means import Means
 from adjourn.sessions.notices import Notices
 from adjourn.sessions.open_service import OpenRunners
 from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import agent_of
-from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import Session, SessionKey
 from adjourn.sessions.takeover import INTERRUPTED, ending_of
 from adjourn.sessions.turn import Answer, Message, TurnError, TurnResult, TurnStatus, parts_of
-from adjourn.sessions.turn_changes import Asked, Begun, Outcome, Talk
+from adjourn.sessions.turn_changes import Asked, Begun, Outcome
 from adjourn.typed import decoder
 
 _log = get_logger("adjourn.sessions")
@@ -43,33 +40,21 @@ AGAIN_S = (0.05, 0.2, 0.5, 1.0)
 
 
 class Turns:
-    def __init__(
-        self,
-        database: Database,
-        owner: Owner,
-        clock: Clock,
-        opened: OpenRunners,
-        prices: PriceTable,
-        notices: Notices,
-        compose: Compose,
-        talk: Talk,
-        *,
-        queue_max: int,
-    ) -> None:
+    def __init__(self, means: Means, owner: Owner, opened: OpenRunners, notices: Notices) -> None:
         self.live: dict[SessionKey, Live] = {}
         self.opened = opened
         self.lost_turns = 0
         """That were run here and settled by another node."""
         self.settled: dict[TurnStatus, int] = dict.fromkeys(("done", "failed", "interrupted"), 0)
         self.settled_ms = 0
-        self._database = database
+        self._database = means.database
         self._owner = owner
-        self._clock = clock
-        self._prices = prices
+        self._clock = means.clock
+        self._prices = means.prices
         self._notices = notices
-        self._compose = compose
-        self._talk = talk
-        self._queue_max = queue_max
+        self._compose = means.compose
+        self._talk = means.talk
+        self._queue_max = means.settings.queue_max
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
 
