@@ -236,6 +236,24 @@ def test_a_runner_is_told_no_half_of_a_tool_call(kind: str, tmp_path: Path) -> N
     asyncio.run(run())
 
 
+def test_a_history_has_a_bound(kind: str, tmp_path: Path) -> None:
+    """It is the newest 200 messages, in order; of large ones fewer, but the newest in any case."""
+
+    async def run() -> None:
+        async with database_of(kind, tmp_path) as database:
+            await database.write(put_session, "s")
+            await database.write(say, "s", [text(str(n)) for n in range(300)])
+            told = await database.read(messages.history, T, "s")
+            assert [words(each) for each in told] == [str(n) for n in range(100, 300)]
+            large = "x" * (messages.HISTORY_BYTES_MAX // 8)
+            await database.write(say, "s", [text(large) for _ in range(messages.HISTORY_STEP)])
+            told = await database.read(messages.history, T, "s")
+            assert [words(each) for each in told] == [large] * messages.HISTORY_STEP
+            assert len(await database.read(messages.history, T, "s", limit=1)) == 1
+
+    asyncio.run(run())
+
+
 def test_a_damaged_message_is_not_an_empty_one(kind: str, tmp_path: Path) -> None:
     """A body that was damaged, or stands under a codec of a later version, is an error that names the message."""
 

@@ -18,10 +18,13 @@ from adjourn.conversation.transcript import paired
 from adjourn.database import Reader, Row, Tx, Value
 from adjourn.errors import MessageConflict
 from adjourn.ids import new_id
-from adjourn.runner import Role, Said
+from adjourn.runner import Part, Role, Said
 
 SEQ_MAX = 2**63 - 1
 HISTORY_MESSAGES_MAX = 200
+HISTORY_BYTES_MAX = 8_000_000
+"""More than any model reads; about, since messages are read a few at a time."""
+HISTORY_STEP = 16
 ROWS_PER_STATEMENT = 64
 
 _FIELDS = "session_id, seq, id, role, agent, turn_id, created_ms, expires_ms, tokens, token_source, codec, body"
@@ -155,10 +158,23 @@ def count(reader: Reader, tenant: str, session_id: str) -> int:
 def history(
     reader: Reader, tenant: str, session_id: str, *, before: int | None = None, limit: int = HISTORY_MESSAGES_MAX
 ) -> list[Said]:
-    """What a runner is told of the conversation before `before`: the newest messages, at most `limit`, in which every
-    tool call has its result and every result its call. Raises MessageUnreadable."""
-    found = read(reader, tenant, session_id, before=before, limit=limit, newest=True)
+    """What a runner is told of the conversation before `before`: the newest messages, at most `limit` and no more than
+    about HISTORY_BYTES_MAX, in which every tool call has its result and every result its call. Raises
+    MessageUnreadable."""
+    found: list[StoredMessage] = []
+    size, more = 0, True
+    while more and len(found) < limit and size < HISTORY_BYTES_MAX:
+        step = min(HISTORY_STEP, limit - len(found))
+        some = read(reader, tenant, session_id, before=before, limit=step, newest=True)
+        found[:0] = some
+        more = len(some) == step
+        size += sum(_size(part) for message in some for part in message.parts)
+        before = some[0].seq if some else before
     return paired([Said(role=each.role, parts=each.parts, agent=each.agent) for each in found])
+
+
+def _size(part: Part) -> int:
+    return len(part.text) + len(part.url) + len(memoryview(part.arguments)) + len(memoryview(part.output))
 
 
 def _newest(reader: Reader, tenant: str, session_id: str, after: int, end: int, limit: int) -> list[Row]:
