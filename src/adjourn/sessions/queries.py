@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from adjourn.database import Reader, Row, Value
+from adjourn.database import Reader, Row
 from adjourn.sessions.columns import COLUMNS, session_of
 from adjourn.sessions.query import Page, Place, Query, parse_place
 from adjourn.sessions.query_plan import KEYS, Part, Plan, Test, Way, all_of
@@ -76,35 +76,31 @@ class _Look:
         return self._walk(ordered[0] if ordered else self._plan.whole(), after)
 
     def _few(self) -> Way | None:
-        """A way that leads to few sessions; None also where the list's order alone leads to nothing else."""
+        """A way that leads to few sessions; None also where the list's order leads to just those that fit."""
         plan = self._plan
         if self._query.order == "created" and len(plan.tests) == 1 and any(way.ordered for way in plan.ways):
             return None
         for way in plan.ways:
             counted = 0
             for part in way.parts:
-                source, where = self._source(part, [])
-                if part.tag:
-                    source, where = "session_tags t", all_of([Test("t.tenant = ?", (self._tenant,)), part.test])
-                sql = f"SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {where.sql} LIMIT {FEW + 1}) s"
+                table, where = self._along(part, [])
+                sql = f"SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {where.sql} LIMIT {FEW + 1}) s"
                 counted += int(self._reader.rows(sql, where.params)[0][0] or 0)
             if counted <= FEW:
                 return way
         return None
 
     def _sorted(self, way: Way, after: Place | None) -> tuple[list[Place], Place | None]:
-        rest = self._plan.rest(way)
+        """A page of those few."""
+        rest, down = self._plan.rest(way), self._query.descending
         found: list[Place] = []
         for part in way.parts:
-            source, where = self._source(part, [rest])
-            sql = f"SELECT {KEYS[self._query.order]}, s.id FROM {source} WHERE {where.sql}"
-            found += [self._place(row) for row in self._reader.rows(sql, where.params)]
-        found.sort(key=_standing, reverse=self._query.descending)
+            looked = self._look(part, rest, [], f"LIMIT {FEW}")
+            found += [self._place(row) for row in self._reader.rows(looked.sql, looked.params) if row[2]]
+        found.sort(key=_standing, reverse=down)
         if after is not None:
             passed = _standing(after)
-            found = [
-                one for one in found if (_standing(one) < passed if self._query.descending else _standing(one) > passed)
-            ]
+            found = [one for one in found if (_standing(one) < passed if down else _standing(one) > passed)]
         limit = self._query.limit
         return found[:limit], found[limit - 1] if len(found) > limit else None
 
@@ -128,23 +124,16 @@ class _Look:
     def _step(self, way: Way, rest: Test, after: Place | None, count: int) -> list[Row]:
         """The next `count` on the way, as (key, id, whether it fits)."""
         down = " DESC" if self._query.descending else ""
-        selects: list[str] = []
-        params: list[Value] = []
+        looks: list[Test] = []
         for part in way.parts:
             order = ["t.session_id"] if part.tag else list(dict.fromkeys([KEYS[self._query.order], "s.id"]))
-            tests = [*self._plan.bounds(order[0]), *self._beyond(after, order)]
-            source, where = self._source(part, tests)
+            within = [*self._plan.bounds(order[0]), *self._beyond(after, order)]
             ordering = ", ".join(f"{column}{down}" for column in order)
-            selects.append(
-                f"SELECT {KEYS[self._query.order]} AS k, s.id AS id, CASE WHEN {rest.sql} THEN 1 ELSE 0 END AS fits "
-                f"FROM {source} WHERE {where.sql} ORDER BY {ordering} LIMIT {count}"
-            )
-            params += [*rest.params, *where.params]
-        if len(selects) == 1:
-            return self._reader.rows(selects[0], params)
-        if not selects:
+            looks.append(self._look(part, rest, within, f"ORDER BY {ordering} LIMIT {count}"))
+        if not looks:
             return []
-        union = " UNION ALL ".join(f"SELECT * FROM ({sql}) p{number}" for number, sql in enumerate(selects))
+        union = " UNION ALL ".join(f"SELECT * FROM ({look.sql}) p{number}" for number, look in enumerate(looks))
+        params = [value for look in looks for value in look.params]
         ordering = f"ORDER BY k{down}, id{down} LIMIT {count}"
         return self._reader.rows(f"SELECT k, id, fits FROM ({union}) u {ordering}", params)
 
@@ -156,14 +145,28 @@ class _Look:
             return [Test(f"{order[0]} {sign} ?", (after.id,))]
         return [Test(f"({', '.join(order)}) {sign} (?, ?)", (after.key, after.id))]
 
-    def _source(self, part: Part, tests: Sequence[Test]) -> tuple[str, Test]:
+    def _look(self, part: Part, rest: Test, within: Sequence[Test], tail: str) -> Test:
+        """At a stretch of an index, and at the sessions that it leads to."""
+        table, where = self._along(part, within)
+        condition = f"{where.sql} {tail}"
+        if part.tag:
+            # The tags first, and no more of them: PostgreSQL would join all there are.
+            table = f"(SELECT tenant, session_id FROM {table} WHERE {condition}) t CROSS JOIN sessions s"
+            condition = "s.tenant = t.tenant AND s.id = t.session_id"
+        # With a column that is in no index, or it would look for each session in one that holds the others.
+        sql = (
+            f"SELECT {KEYS[self._query.order]} AS k, s.id AS id, CASE WHEN {rest.sql} THEN 1 ELSE 0 END AS fits, "
+            f"s.created_ms FROM {table} WHERE {condition}"
+        )
+        return Test(sql, rest.params + where.params)
+
+    def _along(self, part: Part, within: Sequence[Test]) -> tuple[str, Test]:
         """FROM and WHERE. SQLite is told the index: it knows nothing of how many rows each leads to."""
         if part.tag:
-            own = Test("t.tenant = ? AND s.tenant = t.tenant AND s.id = t.session_id", (self._tenant,))
-            return "session_tags t CROSS JOIN sessions s", all_of([own, part.test, *tests])
-        own = Test("s.tenant = ?", (self._tenant,))
+            own = Test("t.tenant = ?", (self._tenant,))
+            return "session_tags t", all_of([own, part.test, *within])
         told = f" INDEXED BY {part.index}" if part.index and self._reader.dialect == "sqlite" else ""
-        return f"sessions s{told}", all_of([own, part.test, *tests])
+        return f"sessions s{told}", all_of([Test("s.tenant = ?", (self._tenant,)), part.test, *within])
 
     def _place(self, row: Row) -> Place:
         key = cast("int | str", row[0])

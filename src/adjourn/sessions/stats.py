@@ -9,7 +9,7 @@ import msgspec
 from adjourn.database import Reader
 from adjourn.sessions import histogram
 from adjourn.sessions.session import Spent
-from adjourn.sessions.tally import OTHER, Dimension, Tally, Total, difference, merge, placed
+from adjourn.sessions.tally import OTHER, Dimension, Tally, Total, add_difference, merge, placed
 from adjourn.sessions.totals import leftovers, totals, uncounted
 
 SHOWN = 100
@@ -54,9 +54,9 @@ def stats(reader: Reader, tenant: str, *, shown: int = SHOWN) -> Stats:
         counts[name] = counts.get(name, 0) + (value != OTHER)
     changes: Tally = {}
     for one in uncounted(reader, tenant):
-        merge(changes, difference(one.before, one.now))
+        add_difference(changes, one.before, one.now)
     for _, before, now in leftovers(reader, tenant):
-        merge(changes, difference(before, now))
+        add_difference(changes, before, now)
     merge(found, placed(changes, found, counts))
     return Stats(
         total=_figures(found.get(("all", ""), Total())),
@@ -74,10 +74,11 @@ def _by(found: Tally, dimension: Dimension, shown: int) -> dict[str, Figures]:
     mine.sort(key=lambda one: (one[0] == OTHER, -one[1].numbers[0], one[0]))
     kept, others = mine[:shown], Total()
     for _, total in mine[shown:]:
-        others.add(total)
+        others.add(total.numbers, total.durations)
     if others:
         if kept and kept[-1][0] == OTHER:
-            others.add(kept.pop()[1])
+            own = kept.pop()[1]
+            others.add(own.numbers, own.durations)
         kept.append((OTHER, others))
     return {value: _figures(total) for value, total in kept}
 

@@ -6,7 +6,7 @@ changes the totals. So they are exact at any time, whatever may change in a sess
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -51,10 +51,10 @@ class Total(msgspec.Struct):
     numbers: list[int] = msgspec.field(default_factory=lambda: [0] * len(MEASURES))
     durations: Buckets = msgspec.field(default_factory=dict[int, int])
 
-    def add(self, other: Total) -> None:
-        self.numbers = [mine + more for mine, more in zip(self.numbers, other.numbers, strict=True)]
-        if other.durations:
-            histogram.add(self.durations, other.durations)
+    def add(self, numbers: Sequence[int], durations: Mapping[int, int]) -> None:
+        self.numbers = [mine + more for mine, more in zip(self.numbers, numbers, strict=True)]
+        if durations:
+            histogram.add(self.durations, durations)
 
     def __bool__(self) -> bool:
         return any(self.numbers) or bool(self.durations)
@@ -63,29 +63,28 @@ class Total(msgspec.Struct):
 Tally = dict[tuple[Dimension, str], Total]
 
 
-def difference(before: Counted | None, now: Counted) -> Tally:
+def add_difference(into: Tally, before: Counted | None, now: Counted) -> None:
     """What a session adds to each total that it is part of, or was."""
-    tally: Tally = {}
-    for counted, sign in ((before, -1), (now, 1)):
-        if counted is None:
-            continue
-        numbers = [sign, sign * (counted.duration_ms < 0), *(sign * number for number in counted.spent)]
-        durations = {} if counted.duration_ms < 0 else {histogram.bucket_of(counted.duration_ms): sign}
-        one = Total(numbers, durations)
-        for key in counted.keys():  # noqa: SIM118  # no mapping: its own method
-            if key in tally:
-                tally[key].add(one)
-            else:
-                tally[key] = Total(numbers, durations.copy())
-    return tally
+    if before is not None:
+        _add(into, before, -1)
+    _add(into, now, 1)
 
 
 def merge(into: Tally, more: Tally) -> None:
     for key, total in more.items():
-        if key in into:
-            into[key].add(total)
+        into.setdefault(key, Total()).add(total.numbers, total.durations)
+
+
+def _add(into: Tally, counted: Counted, sign: Literal[1, -1]) -> None:
+    lives = counted.duration_ms < 0
+    numbers = [sign, sign * lives, *(sign * number for number in counted.spent)]
+    durations: Buckets = {} if lives else {histogram.bucket_of(counted.duration_ms): sign}
+    for key in counted.keys():  # noqa: SIM118  # no mapping: its own method
+        total = into.get(key)
+        if total is None:
+            into[key] = Total(numbers, durations.copy())
         else:
-            into[key] = total
+            total.add(numbers, durations)
 
 
 def placed(tally: Tally, known: Iterable[tuple[Dimension, str]], counts: dict[Dimension, int]) -> Tally:

@@ -22,7 +22,7 @@ from adjourn.sessions.tally import (
     Dimension,
     Tally,
     Total,
-    difference,
+    add_difference,
     merge,
     placed,
 )
@@ -110,11 +110,11 @@ def count(tx: Tx, tenant: str, ids: Sequence[str]) -> int:
     tally: Tally = {}
     found = uncounted(tx, tenant, ids, lock=True) if ids else []
     for one in found:
-        merge(tally, difference(one.before, one.now))
+        add_difference(tally, one.before, one.now)
     _note_counted(tx, tenant, found)
     deleted = _take_leftovers(tx, tenant)
     for before, now in deleted:
-        merge(tally, difference(before, now))
+        add_difference(tally, before, now)
     if tally:
         _add(tx, tenant, tally)
     return len(found) + len(deleted)
