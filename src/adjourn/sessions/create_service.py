@@ -3,7 +3,9 @@ written, and what it needs before its first turn is made ready."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections import Counter
 from functools import partial
 
 import msgspec
@@ -43,17 +45,23 @@ class Creator:
         self._compose = means.compose
         self._talk = means.talk
         self._live: dict[str, int] = {}
+        """By tenant."""
+        self._coming = Counter[str]()
+        """Those that are let in, and not created yet."""
         self._counted_s: float | None = None
+        self._counting = asyncio.Lock()
 
     async def create(self, tenant: str, new: NewSession, *, idempotency_key: str = "") -> tuple[Session, bool]:
         """See `Sessions.create`."""
         self._triggers.check(tenant, new.pattern, new.triggers)
         root_id = None if new.parent_id is None else (await self._parent(tenant, new.parent_id)).root_id
         session = self._session_of(tenant, new, root_id, idempotency_key)
-        await self._check_room(tenant)
         source_seq = None
         if new.snapshot_id is not None:
             source_seq = await self._from_snapshot(session, new.snapshot_id)
+        if idempotency_key and (standing := await self._database.read(rows.find, session.key)) is not None:
+            return _same(standing, session), False
+        await self._check_room(tenant)
         opens = PATTERNS[new.pattern].opens == "create" or new.snapshot_id is not None
         if opens:
             session.node, session.epoch = self._owner.name, 1
@@ -64,6 +72,17 @@ class Creator:
             triggers=new.triggers,
             source_seq=source_seq,
         )
+        self._coming[tenant] += 1
+        try:
+            work = self._write(creation, new.snapshot_id, opens)
+            return await (self._turns.whole(work) if opens else work)
+        finally:
+            self._coming[tenant] -= 1
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _write(self, creation: Creation, snapshot_id: str | None, opens: bool) -> tuple[Session, bool]:
+        session = creation.session
         args = (creation, self._compose, self._talk)
         created = await self._database.write(
             session_changes.create, *args, key=session.root_id, fence=self._owner.fence
@@ -72,15 +91,9 @@ class Creator:
             raise created
         standing, fresh = created
         if not fresh:
-            if standing.described.fingerprint != session.described.fingerprint:
-                raise KeyReused(
-                    f"this Idempotency-Key came before, with another session ({standing.id}); create each with its own"
-                )
-            return standing, False
-        self._live[tenant] = self._live.get(tenant, 0) + 1
-        return (await self._open(standing, new.snapshot_id) if opens else standing), True
-
-    # --- inside --------------------------------------------------------------------------------------------------
+            return _same(standing, session), False
+        self._live[session.tenant] = self._live.get(session.tenant, 0) + 1
+        return (await self._open(standing, snapshot_id) if opens else standing), True
 
     async def _parent(self, tenant: str, session_id: str) -> Session:
         parent = await self._database.read(rows.find, SessionKey(tenant, session_id))
@@ -91,10 +104,12 @@ class Creator:
     async def _check_room(self, tenant: str) -> None:
         """Raises LimitReached. What other nodes begin and end is seen within `COUNT_EVERY_S`."""
         now_s = self._clock.monotonic()
-        if self._counted_s is None or now_s - self._counted_s >= COUNT_EVERY_S:
-            self._counted_s = now_s
-            self._live = await self._database.read(queries.live_counts)
-        here, mine = sum(self._live.values()), self._live.get(tenant, 0)
+        async with self._counting:
+            if self._counted_s is None or now_s - self._counted_s >= COUNT_EVERY_S:
+                self._live = await self._database.read(queries.live_counts)
+                self._counted_s = now_s
+        here = sum(self._live.values()) + self._coming.total()
+        mine = self._live.get(tenant, 0) + self._coming[tenant]
         for count, name, whose in (
             (here, "max_sessions", "this server has"),
             (mine, "max_sessions_per_tenant", f"tenant {tenant} has"),
@@ -163,7 +178,19 @@ class Creator:
             now_ms=self._clock.wall_ms(),
             compose=self._compose,
         )
-        return await self._ends.change(session.root_id, opened)
+        now = await self._ends.change(session.root_id, opened)
+        if now.node != session.node:  # nobody holds it open: it needs no runner yet, or was ended meanwhile
+            await self._turns.opened.close(session.key)
+        return now
+
+
+def _same(standing: Session, wanted: Session) -> Session:
+    """The session that stands where a call would have made one. Raises KeyReused where it asked for another."""
+    if standing.described.fingerprint != wanted.described.fingerprint:
+        raise KeyReused(
+            f"this Idempotency-Key came before, with another session ({standing.id}); create each with its own"
+        )
+    return standing
 
 
 def _new_id(tenant: str, idempotency_key: str, now_ms: int) -> str:

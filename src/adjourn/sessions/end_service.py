@@ -46,6 +46,9 @@ class Ends:
         return changed
 
     async def end(self, session: Session, ending: Ending) -> Session:
+        return await self._turns.whole(self._end(session, ending))
+
+    async def _end(self, session: Session, ending: Ending) -> Session:
         end = partial(
             session_changes.end,
             key=session.key,

@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from adjourn.errors import AdjournError, DebitRefused, Fenced, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.ids import new_id
 from adjourn.runner import Said, Turn, TurnFailed
-from adjourn.sessions import money, turn_changes, turn_rows
+from adjourn.sessions import money, turn_changes
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.lifecycle import STOPPED, Ending, failed
 from adjourn.sessions.live import Live, Stop
@@ -26,11 +27,13 @@ from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import agent_of
 from adjourn.sessions.session import Session, SessionKey
 from adjourn.sessions.takeover import INTERRUPTED, ending_of
-from adjourn.sessions.turn import Answer, Message, TurnError, TurnResult, TurnStatus, parts_of
+from adjourn.sessions.turn import Answer, Message, TurnError, TurnStatus, parts_of
 from adjourn.sessions.turn_changes import Asked, Begun, Outcome
 from adjourn.typed import decoder
 
 _log = get_logger("adjourn.sessions")
+
+T = TypeVar("T")
 
 FLUSH_S = 1.0
 GRACE_S = 2.0
@@ -56,7 +59,7 @@ class Turns:
         self._talk = means.talk
         self._queue_max = means.settings.queue_max
         self._draining = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     # --- beginning -----------------------------------------------------------------------------------------------
 
@@ -66,6 +69,22 @@ class Turns:
         """Durable on return; a turn that is fresh and running runs here. Raises what refuses it."""
         if self._draining:
             raise Unavailable("this node is stopping; send to another, or again in a moment", retry_after_ms=1_000)
+        return await self.whole(self._begin(key, root_id, message, idempotency, trigger))
+
+    async def whole(self, work: Coroutine[object, object, T]) -> T:
+        """Done to its end, even if whoever asked for it goes away meanwhile."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_heard)
+            raise
+
+    async def _begin(
+        self, key: SessionKey, root_id: str, message: Message, idempotency: bytes | None, trigger: str
+    ) -> Begun:
         asked = self._asked(key, message, idempotency, trigger)
         args = (asked, self._compose, self._talk, self._worst)
         begun = await self._database.write(turn_changes.begin, *args, key=root_id, fence=self._owner.fence)
@@ -77,8 +96,10 @@ class Turns:
 
     async def begin_queued(self, key: SessionKey, root_id: str) -> None:
         """Begin the turn that waits for longest, if one may."""
-        if self._draining or key in self.live:
-            return
+        if not self._draining and key not in self.live:
+            await self.whole(self._begin_queued(key, root_id))
+
+    async def _begin_queued(self, key: SessionKey, root_id: str) -> None:
         asked = self._asked(key, Message(prompt="queued"), None, "")
         args = (asked, self._compose, self._talk, self._worst)
         begun = await self._database.write(turn_changes.begin_queued, *args, key=root_id, fence=self._owner.fence)
@@ -246,6 +267,10 @@ class Turns:
                 if live.has_spent_all():
                     self._stop_for(live, "budget_reached", "the budget is used up; raise limits.max_budget_usd")
                     break
+                if live.has_no_price():
+                    model = live.meter.unpriced_model or live.session.model
+                    self._stop_for(live, "price_unknown", f"model {model} has no price; declare the session's price")
+                    break
                 if not live.tokens_left():
                     self._stop_for(live, "limit_reached", "limits.max_tokens is used up; raise it")
                     break
@@ -350,7 +375,8 @@ class Turns:
     def _ending(self, live: Live) -> Ending | None:
         return live.stopping.ending if live.stopping is not None else None
 
-    async def result(self, tenant: str, turn_id: str) -> TurnResult | None:
-        """What is known of a turn; None where there is none of that id."""
-        found = await self._database.read(turn_rows.find, tenant, turn_id)
-        return None if found is None else found.result
+
+def _heard(task: asyncio.Task[object]) -> None:
+    """Nobody is left to be told what came of it."""
+    if not task.cancelled():
+        task.exception()
