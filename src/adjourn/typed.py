@@ -26,7 +26,8 @@ def decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
     return cast("msgspec.json.Decoder[T]", found)
 
 
-def convert(value: object, kind: type[T], *, from_attributes: bool = False) -> T:
-    """What is not of the type is refused, not bent. Raises msgspec.ValidationError."""
+def convert(value: object, kind: type[T], *, from_attributes: bool = False, from_text: bool = False) -> T:
+    """What is not of the type is refused, not bent; `from_text`: numbers and truth may come as text. Raises
+    msgspec.ValidationError."""
     decoder(kind)
-    return msgspec.convert(value, kind, strict=True, from_attributes=from_attributes)
+    return msgspec.convert(value, kind, strict=not from_text, from_attributes=from_attributes)

@@ -8,7 +8,9 @@ from typing import Any, cast
 import pytest
 from tests.http.serving import Serving, is_problem
 
+from adjourn.clock import SystemClock
 from adjourn.http.app import EVENTS_PATH, litestar
+from adjourn.settings import ServerSettings
 
 
 def routes() -> list[tuple[str, str, bool]]:
@@ -86,8 +88,9 @@ def test_a_draining_server_takes_nothing_new() -> None:
     """`drain` closes the hot route and the probe together."""
     from adjourn.http.app import Application
 
-    settings = types.SimpleNamespace(server=types.SimpleNamespace(body_mb_max=1, beacon_origins=()))
-    application = Application(cast(Any, types.SimpleNamespace(ingest=None, keys=None, traces=None, settings=settings)))
+    settings = types.SimpleNamespace(server=ServerSettings())
+    node = types.SimpleNamespace(ingest=None, keys=None, traces=None, clock=SystemClock(), settings=settings)
+    application = Application(cast(Any, node))
     application.drain()
     assert application.events.draining
     assert application.beacon.draining

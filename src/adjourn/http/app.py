@@ -20,6 +20,8 @@ from adjourn.eventlog import get_logger
 from adjourn.http import openapi
 from adjourn.http.beacon import BeaconEndpoint
 from adjourn.http.events import EVENTS_PATH, EventsEndpoint
+from adjourn.http.following import Followers
+from adjourn.http.messages import messages_reader
 from adjourn.http.otlp import TRACES_PATH, TracesEndpoint
 from adjourn.http.problems import MEDIA_TYPE, ProblemDetails, headers_of, problem
 from adjourn.http.rates import Rates
@@ -28,6 +30,7 @@ from adjourn.http.relay import RELAY_PATH, RelayEndpoint
 from adjourn.http.reloading import Reload
 from adjourn.http.routes import ROUTES
 from adjourn.http.stream import Streams
+from adjourn.http.websocket import Sockets
 from adjourn.node import Node
 from adjourn.version import __version__
 
@@ -51,8 +54,13 @@ class Application:
             node.traces, node.keys, body_bytes_max=node.settings.server.body_mb_max * 1_000_000
         )
         self.framework = litestar(node, reload)
+        self.framework.state.rates = Rates(node.settings.server, node.clock)
+        self.framework.state.messages_reader = messages_reader(node.settings.server.body_mb_max * 1_000_000)
+        self._sockets = Sockets(node, self.framework.state.followers, self.framework.state.rates)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._sockets(scope, receive, send)
         if scope["type"] != "http":
             return
         path = scope["path"]
@@ -76,6 +84,7 @@ class Application:
         self.events.draining = self.relay.draining = self.beacon.draining = self.traces.draining = True
         self.framework.state.draining = True
         self.framework.state.streams.drain()
+        self.framework.state.followers.drain()
 
 
 def _routed(scope: Scope) -> Scope:
@@ -108,7 +117,7 @@ def litestar(node: Node, reload: Reload | None = None) -> Litestar:
     app.state.node = node
     app.state.draining = False
     app.state.streams = Streams(node)
-    app.state.rates = Rates(node.settings.server, node.clock)
+    app.state.followers = Followers(app.state.streams)
     app.state.reload = reload
     app.state.openapi = msgspec.json.encode(described().to_schema())
     return app

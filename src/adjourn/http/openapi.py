@@ -20,7 +20,15 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 
-from adjourn.http import bodies, openapi_beacon, openapi_otlp, openapi_relay, openapi_watched
+from adjourn.http import (
+    bodies,
+    openapi_beacon,
+    openapi_hosted,
+    openapi_otlp,
+    openapi_relay,
+    openapi_triggers,
+    openapi_watched,
+)
 from adjourn.http.beacon import SCRIPT_PATH
 from adjourn.http.problems import MEDIA_TYPE
 
@@ -93,13 +101,15 @@ def complete(api: OpenAPI) -> None:
     assert api.paths is not None
     assert api.components is not None
     # The framework keeps of the components that it is given all but these.
-    api.components.schemas = {**(api.components.schemas or {}), **SCHEMAS}
+    api.components.schemas = {**(api.components.schemas or {}), **SCHEMAS, **openapi_hosted.schemas()}
     api.paths["/v1/events"] = PathItem(post=_post_events())
     openapi_watched.describe(api.paths)
+    openapi_hosted.describe(api.paths)
+    openapi_triggers.describe(api.paths)
     openapi_beacon.describe(api.paths, _problem_response)
     openapi_relay.describe(api.paths, _problem_response, _RESULT)
     for path, item in api.paths.items():
-        for operation in (item.get, item.post, item.delete):
+        for operation in (item.get, item.post, item.put, item.patch, item.delete):
             if operation is not None:
                 _with_problems(operation, open_to_all=path in ("/healthz", "/readyz", SCRIPT_PATH))
     _with_not_ready(api.paths["/readyz"].get)

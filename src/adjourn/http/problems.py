@@ -38,6 +38,8 @@ def headers_of(error: AdjournError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if error.status == 401:
         headers["www-authenticate"] = 'Bearer realm="adjourn"'
+    if error.status == 426:
+        headers["upgrade"] = "websocket"  # RFC 9110, 15.5.22
     if error.status in (429, 503, 507):
         headers["retry-after"] = str(max(1, -(-(error.retry_after_ms or 1000) // 1000)))
     return headers

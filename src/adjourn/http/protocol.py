@@ -36,14 +36,17 @@ UNREAD_BYTES_MAX = 64 * 1024 * 1024
 
 
 UPGRADE_WITHIN_BYTES = 4096
+SOCKET_PATH = re.compile(rb"/v1/sessions/([^/?]+)/ws")
+"""Of the address as it came, still quoted: where clients may open a WebSocket."""
+_SOCKET_HEAD = re.compile(rb"GET %b[? ]" % SOCKET_PATH.pattern)
 _UPGRADE = re.compile(rb"\r\n(?:upgrade|http2-settings):[^\r\n]*", re.IGNORECASE)
 _STATUS = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
 
 
 def without_upgrade(data: bytes) -> bytes:
     """The beginning of a request without the wish for another protocol, which a server may ignore (RFC 9110, 7.8): the
-    parser would not read a body behind it. Java's client asks for HTTP/2 in every first request."""
-    if data.find(b"pgrade:", 0, UPGRADE_WITHIN_BYTES) < 0:
+    parser would not read a body behind it. Java's client asks for HTTP/2 in every first request. Sockets stay."""
+    if data.find(b"pgrade:", 0, UPGRADE_WITHIN_BYTES) < 0 or _SOCKET_HEAD.match(data):
         return data
     end = data.find(b"\r\n\r\n")
     return data if end < 0 else _UPGRADE.sub(b"", data[:end]) + data[end:]
@@ -80,6 +83,10 @@ class Corked:
     def close(self) -> None:
         self.flush()
         self._transport.close()
+
+    @property
+    def plain(self) -> Transport:
+        return self._transport
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._transport, name)
@@ -149,6 +156,18 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
         if self._unstarted is not None and not self._taken(self._unstarted[0]):
             self._start_unstarted()
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return SOCKET_PATH.fullmatch(self.url.partition(b"?")[0]) is not None
+
+    def handle_websocket_upgrade(self) -> None:
+        from adjourn.http.socket_protocol import SocketProtocol  # here: most servers never need it
+
+        self._timer.cancel()
+        self._corked.flush()
+        self.transport = self._corked.plain
+        self.ws_protocol_class = SocketProtocol
+        super().handle_websocket_upgrade()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.more_body and self.url == self._hot_path and cycle.scope["method"] == "POST":

@@ -18,7 +18,9 @@ from adjourn.http.deliveries import DELIVERY_ROUTES
 from adjourn.http.metrics import PROMETHEUS_TYPE, prometheus_text, summary
 from adjourn.http.rates import rates_of
 from adjourn.http.readiness import Readiness
+from adjourn.http.sessions import SESSION_ROUTES
 from adjourn.http.stream import get_stream
+from adjourn.http.triggers import TRIGGER_ROUTES
 from adjourn.http.views import (
     CreatedKey,
     EventView,
@@ -136,5 +138,7 @@ ROUTES = [
     get_prometheus,
     get_stream,
     *DELIVERY_ROUTES,
+    *SESSION_ROUTES,
+    *TRIGGER_ROUTES,
     *WATCHED_ROUTES,
 ]

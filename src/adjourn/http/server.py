@@ -26,6 +26,9 @@ from adjourn.http.reloading import on_hangup, reload_of
 from adjourn.node import Node
 from adjourn.settings import Settings
 
+FRAME_BYTES_MAX = 4_000_000
+"""Of one message on a WebSocket: as much may wait of each of a thousand."""
+
 
 class Server(UntilSignal):
     """uvicorn's, told to take nothing new as soon as it is told to stop."""
@@ -62,8 +65,7 @@ async def serve(
         listener.close()
         raise
     try:
-        reload = reload_of(node, load)
-        application = Application(node, reload)
+        application = Application(node, reload := reload_of(node, load))
         settle_memory()
         protocol = partial(Protocol, application.events.take_single, EVENTS_PATH.encode())
         config = uvicorn.Config(
@@ -76,7 +78,9 @@ async def serve(
             timeout_graceful_shutdown=settings.drain_ms_max / 1000,  # type: ignore[arg-type]  # fractions work
             backlog=BACKLOG,
             http=protocol,  # type: ignore[arg-type]  # called as the class would be
-            ws="none",
+            ws="none",  # but see Protocol
+            ws_max_size=min(FRAME_BYTES_MAX, settings.body_mb_max * 1_000_000),
+            ws_per_message_deflate=False,  # it would hold 40 KB for each socket
         )
         server = Server(config, application)
         beside = asyncio.create_task(_beside(server, node, url_of(listener), on_ready))

@@ -45,6 +45,8 @@ class Streams:
     def __init__(self, node: Node) -> None:
         self.draining = False
         self.count = 0
+        self.followers = 0
+        """Streams and sockets that follow sessions; there may be so many together."""
         self.sent = 0
         """Events, to all streams together."""
         self._node = node
@@ -60,7 +62,7 @@ class Streams:
         if self.draining:
             raise Unavailable("this server is stopping; connect again in a few seconds", retry_after_ms=COME_BACK_MS)
         most = self._node.settings.server.streams_max
-        if self.count >= most:
+        if self.count + self.followers >= most:
             raise Unavailable(
                 f"{most} streams are open, and no more may be; close some, or raise server.streams_max",
                 retry_after_ms=10_000,

@@ -12,8 +12,12 @@ from litestar import Request, Response, get, post
 from litestar.params import FromPath, HeaderParameter, QueryParameter
 
 from adjourn.clock import rfc3339
-from adjourn.errors import BodyInvalid
+from adjourn.errors import BodyInvalid, NotFound, SessionExists
 from adjourn.http.auth import caller_of, node_of, requires
+from adjourn.http.decoding import decode
+from adjourn.http.session_views import SessionView
+from adjourn.node import Node
+from adjourn.sessions.turn import Completing
 from adjourn.sessions.watch import Begin, Complete, Heartbeat, Key, State, Watched
 from adjourn.sessions.watched_answers import Ended
 from adjourn.sessions.watched_service import ATTEMPT_MAX
@@ -80,9 +84,12 @@ async def begin_session(
     ] = "",
 ) -> Response[WatchedView]:
     """201 where it was begun now, 200 where the same call had begun it before."""
-    watched, fresh = await node_of(request).watched.begin(
-        caller_of(request).tenant, _body(await request.body(), Begin), idempotency_key=idempotency_key
-    )
+    tenant, begin = caller_of(request).tenant, _body(await request.body(), Begin)
+    if begin.session_id is not None and await _is_hosted(node_of(request), tenant, begin.session_id):
+        raise SessionExists(
+            f"session {begin.session_id[:100]} is hosted here, and completes itself; take another id", path="session_id"
+        )
+    watched, fresh = await node_of(request).watched.begin(tenant, begin, idempotency_key=idempotency_key)
     return Response(WatchedView.of(watched), status_code=201 if fresh else 200)
 
 
@@ -102,12 +109,14 @@ async def heartbeat_session(request: AnyRequest, session_id: FromPath[str]) -> H
     "/v1/sessions/{session_id:str}/complete",
     guards=[requires("sessions:write")],
     status_code=200,
-    summary="Complete a session, once",
+    summary="Complete a session, hosted or watched, once",
 )
-async def complete_session(request: AnyRequest, session_id: FromPath[str]) -> Ended:
-    return await node_of(request).watched.complete(
-        caller_of(request).tenant, unquote(session_id), _body(await request.body(), Complete)
-    )
+async def complete_session(request: AnyRequest, session_id: FromPath[str]) -> Ended | SessionView:
+    session_id, body = unquote(session_id), await request.body()
+    node, tenant = node_of(request), caller_of(request).tenant
+    if await _is_hosted(node, tenant, session_id):
+        return SessionView.of(await node.sessions.complete(tenant, session_id, decode(body, Completing)))
+    return await node.watched.complete(tenant, session_id, _body(body, Complete))
 
 
 @get("/v1/watched-sessions/{session_id:str}", guards=[requires("sessions:read")], summary="One watched session")
@@ -130,6 +139,14 @@ async def list_watched(
     found = await node_of(request).watched.list(tenant, state=session_state, after=after, limit=limit)
     following = _cursor(found[-1].key) if len(found) == limit else None
     return WatchedPage([WatchedView.of(watched) for watched in found], following)
+
+
+async def _is_hosted(node: Node, tenant: str, session_id: str) -> bool:
+    try:
+        await node.sessions.get(tenant, session_id)
+    except NotFound:
+        return False
+    return True
 
 
 def _body(body: bytes, kind: type[T]) -> T:
