@@ -29,7 +29,7 @@ class Talk:
             id=message.message_id or "",
             turn_id=turn_id,
         )
-        return messages.append(tx, *key, after_seq=after, drafts=[draft], now_ms=now_ms).last_seq - after
+        return messages.append(tx, *key, after_seq=after, drafts=[draft], now_ms=now_ms).placed[0].seq
 
     def answer(
         self, tx: Tx, key: SessionKey, *, after: int, events: Sequence[TurnEvent], agent: str, turn_id: str, now_ms: int

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import msgspec
 
 from adjourn.clock import rfc3339
+from adjourn.sessions import money
 from adjourn.sessions.lifecycle import Ending
 from adjourn.sessions.session import Session
 from adjourn.sessions.turn import Amending
@@ -97,13 +96,8 @@ def usage_of(session: Session) -> dict[str, object]:
         usage["reasoning_output_tokens"] = spent.reasoning_tokens
     # Where no turn had a price there is no cost: nothing is not the same as 0.
     if spent.cost_nanousd or not spent.unpriced_turns:
-        usage["estimated_cost_usd"] = usd_of(spent.cost_nanousd)
+        usage["estimated_cost_usd"] = money.usd_of(spent.cost_nanousd)
     return usage
-
-
-def usd_of(nanousd: int) -> Decimal:
-    """Exact decimal USD."""
-    return Decimal(nanousd).scaleb(-9)
 
 
 def _session(session: Session) -> dict[str, object]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 from adjourn.database import Database
 from adjourn.sessions import totals
 
 QUIET_MS = 10_000
 """A session that changes more often is counted when it rests: meanwhile whoever asks adds it up."""
-EVERY_MS = 2_000
+EVERY_MS = 500
 AT_ONCE = 200
-ROUNDS_MAX = 20
-"""Of one look: so it stays short, and the next one goes on."""
+LOOK_S = 0.2
+"""After that, the next look goes on: whoever calls this has other things to do in time."""
 
 
 class Counting:
@@ -25,12 +27,11 @@ class Counting:
         if now_ms < self._next_ms <= now_ms + self._every_ms:
             return 0
         self._next_ms = now_ms + self._every_ms
-        counted = 0
-        for _ in range(ROUNDS_MAX):
+        until_s = time.monotonic() + LOOK_S
+        counted = found = await self._round(now_ms)
+        while found >= AT_ONCE // 2 and time.monotonic() < until_s:
             found = await self._round(now_ms)
             counted += found
-            if found < AT_ONCE // 2:
-                break
         return counted
 
     async def _round(self, now_ms: int) -> int:

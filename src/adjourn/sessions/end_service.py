@@ -75,10 +75,10 @@ class Ends:
 
     async def delete(self, key: SessionKey) -> None:
         """An ended session, in portions: its row last, so that whatever fails is done again."""
-        session = await self._database.read(rows.find, key)
+        root = await self._database.read(rows.root_of, key)
+        session = await self._database.write(session_changes.mark_deleted, key, key=root)
         if session is None:
             return
-        root = session.root_id
         while await self._database.write(rows.forget_some, key, FORGET_AT_ONCE, key=root):
             await asyncio.sleep(0)
         while await self._database.write(snapshot_rows.forget_one, key, key=root):

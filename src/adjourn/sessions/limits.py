@@ -5,6 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Literal
 
+import msgspec
+
 from adjourn.errors import LimitReached
 from adjourn.prices import nanousd_of
 from adjourn.sessions.hosting import PATTERNS, Pattern
@@ -29,6 +31,12 @@ def bounded(asked: Limits, hosting: HostingSettings) -> Limits:
             raise LimitReached(f"{fact}, more than the {most} that this server allows; {remedy}", path=f"limits.{name}")
         found[name] = most if value is None else value
     return convert(found, Limits)
+
+
+def changed(old: Limits, asked: Limits) -> Limits:
+    """The limits of a session that had `old` and asks for these: what it does not ask for stays."""
+    given = {name: value for name in Limits.__struct_fields__ if (value := getattr(asked, name)) is not None}
+    return msgspec.structs.replace(old, **given)
 
 
 def _bound(hosting: HostingSettings, name: str) -> int | Decimal | None:

@@ -106,6 +106,11 @@ class Live:
     def has_spent_all(self) -> bool:
         return self.held_nanousd is not None and money.must_stop(self.held_nanousd, self.meter.spent_nanousd)
 
+    def has_no_price(self) -> bool:
+        """It spends from a budget, and nobody can say how much."""
+        meter = self.meter
+        return self.held_nanousd is not None and meter.unpriced_model is not None and not meter.told
+
     def tokens_left(self) -> bool:
         limit = self.session.described.limits.max_tokens
         return limit is None or self.session.spent.total_tokens + self.meter.usage.total_tokens < limit

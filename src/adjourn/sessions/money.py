@@ -180,6 +180,11 @@ class Meter:
                 spent.tool_calls += 1
 
     @property
+    def told(self) -> bool:
+        """Whether the runner tells what it costs."""
+        return self._told is not None
+
+    @property
     def spent_nanousd(self) -> int:
         """So far, by what is known. A turn whose runner tells its cost is not priced by its tokens."""
         spent = self._all.cost_nanousd if self._told is None else sum(self._told.values())

@@ -14,6 +14,7 @@ import zstandard
 
 from adjourn.database import Reader, Tx
 from adjourn.events import Record
+from adjourn.sessions import money
 from adjourn.sessions.change import Change
 from adjourn.sessions.columns import COLUMNS, MARKS, NAMES, session_of, values_of
 from adjourn.sessions.completions import bare_event, completion_event
@@ -186,7 +187,7 @@ def forget_some(tx: Tx, key: SessionKey, limit: int) -> bool:
 def forget(tx: Tx, session: Session) -> bool:
     """The row itself, last of all; whether it was there."""
     put_tags(tx, msgspec.structs.replace(session, described=_UNTAGGED), session.described.tags)
-    tx.run("DELETE FROM accounts WHERE name = ?", (f"budget/{session.tenant}/{session.id}",))
+    tx.run("DELETE FROM accounts WHERE name = ?", (money.account_of(session.tenant, session.id),))
     return bool(tx.run("DELETE FROM sessions WHERE tenant = ? AND id = ?", session.key))
 
 

@@ -108,7 +108,11 @@ class Sessions:
     async def patch(self, tenant: str, session_id: str, wanted: Patch) -> Session:
         """Raises NotFound, RevisionStale, LimitReached, PriceUnknown."""
         session = await self.get(tenant, session_id)
-        merged = None if wanted.limits is None else limits.bounded(wanted.limits, self._means.settings)
+        merged = (
+            None
+            if wanted.limits is None
+            else limits.bounded(limits.changed(session.described.limits, wanted.limits), self._means.settings)
+        )
         budget = None if merged is None else limits.budget_nanousd(merged)
         if budget is not None and money.worst_of_turn(session, Message(), self.turns.rate_of(session)) is None:
             raise no_price(session)

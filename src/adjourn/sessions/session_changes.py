@@ -25,6 +25,8 @@ from adjourn.sessions.turn import Amending, Message
 from adjourn.sessions.turn_changes import Talk
 
 NO_STATE = b"{}"
+DELETED = "deleted"
+"""What `stopping` says of an ended session that is being deleted."""
 
 
 Due = Literal["delete", "queued", "later", "ended", "max_idle_ms", "max_lifetime_ms"]
@@ -56,7 +58,7 @@ def create(tx: Tx, creation: Creation, compose: Compose, talk: Talk) -> tuple[Se
     change = Change(session, session.created_ms)
     if session.resumed_from is not None:
         source = rows.load(tx, SessionKey(session.tenant, session.resumed_from))
-        if source is None:
+        if source is None or source.stopping == DELETED:
             return not_found(SessionKey(session.tenant, session.resumed_from))
         if source.ended_ms is None and creation.source_seq is None:
             return _still_lives(source)
@@ -129,22 +131,22 @@ def patch(
 
 
 def append(tx: Tx, key: SessionKey, message: Message, now_ms: int, compose: Compose, talk: Talk) -> int | AdjournError:
-    """A message without a turn; the place of the session's last message then."""
+    """A message without a turn; the place where it stands."""
     session = rows.load(tx, key)
     if session is None:
         return not_found(key)
     refusal = refused(session, message, session.node or "")
     if refusal is not None and not isinstance(refusal, LimitReached):
         return refusal
-    added = talk.ask(tx, key, after=session.messages, message=message, turn_id=None, now_ms=now_ms)
-    if added:
+    place = talk.ask(tx, key, after=session.messages, message=message, turn_id=None, now_ms=now_ms)
+    if place > session.messages:
         change = Change(session, now_ms)
-        change.session.messages += added
+        change.session.messages = place
         change.session.active_ms = max(session.active_ms, now_ms)
         change.session.due_ms = limits.due_ms(change.session)
         change.tell("message", {"seq": change.session.messages, "role": message.role})
-        session = rows.save(tx, change, compose)
-    return session.messages
+        rows.save(tx, change, compose)
+    return place
 
 
 def wake(tx: Tx, key: SessionKey, now_ms: int, compose: Compose) -> Session | AdjournError:
@@ -185,6 +187,15 @@ def again(session: Session) -> NewSession:
         resumed_from=session.id,
         on_disconnect=told.on_disconnect,
     )
+
+
+def mark_deleted(tx: Tx, key: SessionKey) -> Session | None:
+    """An ended session that goes, in portions: nobody begins from it any more. None where there is none."""
+    session = rows.load(tx, key)
+    if session is None or session.ended_ms is None:
+        return None
+    tx.run("UPDATE sessions SET stopping = ? WHERE tenant = ? AND id = ?", (DELETED, *key))
+    return session
 
 
 def forget(tx: Tx, key: SessionKey) -> bool:

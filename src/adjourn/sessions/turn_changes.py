@@ -35,7 +35,7 @@ class Talk(Protocol):
     """The conversation's part in a turn; handed in by the node. `after` is the session's last message."""
 
     def ask(self, tx: Tx, key: SessionKey, *, after: int, message: Message, turn_id: str | None, now_ms: int) -> int:
-        """Append what a caller says; how many messages that are: 0 where the same one is there already."""
+        """Append what a caller says; the place where it stands: before `after`, if the same one is there already."""
         ...
 
     def answer(
@@ -271,9 +271,10 @@ def _start(
     now.epoch += 1
     now.queued -= queued
     now.spent.turns += 1
-    now.messages += talk.ask(
+    place = talk.ask(
         tx, session.key, after=session.messages, message=asked.message, turn_id=turn.turn_id, now_ms=asked.now_ms
     )
+    now.messages = max(place, session.messages)
     change.move("active", "message")
     began = {"number": turn.number, "agent": agent_of(session, asked.message), "trigger": asked.trigger}
     change.tell("turn_began", began, turn.turn_id)
