@@ -181,6 +181,8 @@ class _Kind(msgspec.Struct, gc=False):
 
 _decode_kind = msgspec.json.Decoder(_Kind).decode
 _MARK: Final = STATUS_CHANGED.encode()
+STATUS_CHANGED_BYTES_MAX: Final = 16_384
+"""More than one can have, however its reason is written: larger events need not be searched."""
 
 
 def event_type_of(body: bytes) -> str:
@@ -193,7 +195,7 @@ def event_type_of(body: bytes) -> str:
 
 def is_status_changed(body: bytes) -> bool:
     """Nearly free where it is not: Adjourn writes these events itself, and never with escapes in their type."""
-    return _MARK in body and event_type_of(body) == STATUS_CHANGED
+    return len(body) <= STATUS_CHANGED_BYTES_MAX and _MARK in body and event_type_of(body) == STATUS_CHANGED
 
 
 def decode_event(body: bytes) -> Completion | StatusChanged:

@@ -81,6 +81,10 @@ def test_a_preview_takes_a_destination_s_settings(run: Run, tmp_path: Path) -> N
     assert (shown.code, shown.out.count("filtered"), '"amount_usd"' in shown.out) == (0, 4, True)
     assert not (tmp_path / "out.jsonl").exists()
     assert json.loads(run("destinations", "list", "--json").out) == []
+    (tmp_path / "adjourn.yaml").write_text(
+        "destinations: [{type: logfile, log_path: out.jsonl, events: [session.amended], transform: billing_v1}]"
+    )
+    assert "0 sent, 5 filtered" in run("transforms", "preview", "--destination", "logfile").err
 
 
 def test_a_preview_wants_to_know_what(run: Run) -> None:

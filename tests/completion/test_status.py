@@ -19,6 +19,7 @@ from adjourn.completion.relay_service import Cost
 from adjourn.completion.status import REASON_LENGTH_MAX, Change, status_record
 from adjourn.database import Tx
 from adjourn.events import (
+    STATUS_CHANGED_BYTES_MAX,
     Completion,
     HostedPart,
     Record,
@@ -72,6 +73,10 @@ def test_an_event_says_what_changed_when_and_why() -> None:
     assert (record.cost_nanousd, record.price_ref, record.received_ms) == (None, "", NOW_MS)
     long = status_record(SECRET, "acme", "a", Change("active", "idle", "x" * 5_000, 7, NOW_MS))
     assert len(decode_status_changed(long.body).reason or "") == REASON_LENGTH_MAX
+    largest = Change("active", "x" * 64, "\x01" * 5_000, 2**53, NOW_MS, "y" * 64)
+    body = status_record(SECRET, "acme", "\U0001f980" * 256, largest).body
+    assert is_status_changed(body)  # which looks no farther than one can be long
+    assert len(body) < STATUS_CHANGED_BYTES_MAX
 
 
 def test_the_same_change_has_the_same_id_and_no_completion_has_it() -> None:
