@@ -49,6 +49,28 @@ class ManualClock:
 
 
 @lru_cache(maxsize=256)  # the same moment is told of several times
+class SteadyClock:
+    """Wall time without steps, by the monotonic clock: where the wall jumps, this catches up by a twentieth of the time
+    that passes. So what was written down before the jump is not suddenly old, and the hour is right again in a day."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last = (float(clock.wall_ms()), clock.monotonic())
+
+    def wall_ms(self) -> int:
+        then_ms, then_s = self._last  # one value, since lanes ask too, in their threads
+        now_s = self._clock.monotonic()
+        passed_ms = (now_s - then_s) * 1000
+        behind_ms = self._clock.wall_ms() - then_ms - passed_ms
+        most_ms = passed_ms / 20
+        now_ms = then_ms + passed_ms + max(-most_ms, min(most_ms, behind_ms))
+        self._last = (now_ms, now_s)
+        return int(now_ms)
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+
 def rfc3339(ms: int) -> str:
     """`1700000000123` → `2023-11-14T22:13:20.123Z`."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"

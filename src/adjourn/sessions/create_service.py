@@ -46,7 +46,7 @@ class Creator:
         self._talk = means.talk
         self._live: dict[str, int] = {}
         """By tenant."""
-        self._coming = Counter[str]()
+        self._coming = Counter[SessionKey]()
         """Those that are let in, and not created yet."""
         self._counted_s: float | None = None
         self._counting = asyncio.Lock()
@@ -59,9 +59,14 @@ class Creator:
         source_seq = None
         if new.snapshot_id is not None:
             source_seq = await self._from_snapshot(session, new.snapshot_id)
-        if idempotency_key and (standing := await self._database.read(rows.find, session.key)) is not None:
+        try:
+            await self._check_room(session.key)
+        except LimitReached:
+            # The same call may have taken the last place.
+            standing = await self._database.read(rows.find, session.key) if idempotency_key else None
+            if standing is None:
+                raise
             return _same(standing, session), False
-        await self._check_room(tenant)
         opens = PATTERNS[new.pattern].opens == "create" or new.snapshot_id is not None
         if opens:
             session.node, session.epoch = self._owner.name, 1
@@ -72,12 +77,12 @@ class Creator:
             triggers=new.triggers,
             source_seq=source_seq,
         )
-        self._coming[tenant] += 1
+        self._coming[session.key] += 1
         try:
             work = self._write(creation, new.snapshot_id, opens)
             return await (self._turns.whole(work) if opens else work)
         finally:
-            self._coming[tenant] -= 1
+            self._coming -= Counter((session.key,))
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -101,18 +106,19 @@ class Creator:
             raise NotFound(f"there is no session {session_id[:100]} to be the parent; check the id", path="parent_id")
         return parent
 
-    async def _check_room(self, tenant: str) -> None:
+    async def _check_room(self, key: SessionKey) -> None:
         """Raises LimitReached. What other nodes begin and end is seen within `COUNT_EVERY_S`."""
         now_s = self._clock.monotonic()
         async with self._counting:
             if self._counted_s is None or now_s - self._counted_s >= COUNT_EVERY_S:
                 self._live = await self._database.read(queries.live_counts)
                 self._counted_s = now_s
-        here = sum(self._live.values()) + self._coming.total()
-        mine = self._live.get(tenant, 0) + self._coming[tenant]
+        coming = [other.tenant for other in self._coming if other != key]
+        here = sum(self._live.values()) + len(coming)
+        mine = self._live.get(key.tenant, 0) + coming.count(key.tenant)
         for count, name, whose in (
             (here, "max_sessions", "this server has"),
-            (mine, "max_sessions_per_tenant", f"tenant {tenant} has"),
+            (mine, "max_sessions_per_tenant", f"tenant {key.tenant} has"),
         ):
             most = getattr(self._settings, name)
             if most is not None and count >= most:

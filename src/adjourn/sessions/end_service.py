@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from adjourn.database import Tx
 from adjourn.errors import AdjournError, TooBusy
-from adjourn.sessions import rows, session_changes, snapshot_rows, takeover
+from adjourn.sessions import rows, session_changes, snapshot_rows
 from adjourn.sessions.follow_service import Follow
 from adjourn.sessions.lifecycle import STOPPED, Ending, failed
 from adjourn.sessions.live import Stop
@@ -22,6 +22,7 @@ from adjourn.sessions.turns_service import Turns
 T = TypeVar("T")
 
 FORGET_AT_ONCE = 500
+STOP_ASK_S = 1.0
 STOP_WAIT_S = 30.0
 """How long a caller waits for a turn on another node to end; it is ended all the same."""
 
@@ -64,19 +65,24 @@ class Ends:
     async def stop(self, session: Session, stop: Stop, word: str) -> None:
         """Stop the turn that runs, here or elsewhere, and wait until it is settled."""
         assert session.turn_id is not None
-        if not self._turns.stop_turn(session.key, stop):
-            await self._database.write(session_changes.ask_to_stop, session.key, word, key=session.root_id)
-        try:
-            async with asyncio.timeout(STOP_WAIT_S):
-                await self._follow.ended(session.key, session.turn_id)
-        except TimeoutError:
-            fact = f"turn {session.turn_id} has been told to stop and has not yet"
-            raise TooBusy(f"{fact}; ask again in a moment", retry_after_ms=1_000) from None
+        until_s = self._clock.monotonic() + STOP_WAIT_S
+        while self._clock.monotonic() < until_s:
+            # A turn that has just begun is nobody's yet: ask again.
+            if not self._turns.stop_turn(session.key, stop):
+                await self._database.write(session_changes.ask_to_stop, session.key, word, key=session.root_id)
+            try:
+                async with asyncio.timeout(STOP_ASK_S):
+                    await self._follow.ended(session.key, session.turn_id)
+                return
+            except TimeoutError:
+                continue
+        fact = f"turn {session.turn_id} has been told to stop and has not yet"
+        raise TooBusy(f"{fact}; ask again in a moment", retry_after_ms=1_000)
 
     async def delete(self, key: SessionKey) -> None:
         """An ended session, in portions: its row last, so that whatever fails is done again."""
         root = await self._database.read(rows.root_of, key)
-        session = await self._database.write(session_changes.mark_deleted, key, key=root)
+        session = await self.change(root, partial(session_changes.mark_deleted, key=key))
         if session is None:
             return
         while await self._database.write(rows.forget_some, key, FORGET_AT_ONCE, key=root):
@@ -90,15 +96,4 @@ class Ends:
 
     async def give_up(self) -> None:
         """Sessions whose runners were held open here: each is left, or ended, by its pattern."""
-        name, fence = self._owner.name, self._owner.fence
-        while held := await self._database.read(rows.of_node, name, 1_000):
-            for key, root_id in held:
-                change = partial(
-                    takeover.take_over,
-                    keys=[key],
-                    node=name,
-                    now_ms=self._clock.wall_ms(),
-                    compose=self._compose,
-                    ending=failed(STOPPED),
-                )
-                await self._database.write(change, key=root_id, fence=fence)
+        await self._owner.release(self._owner.fence, failed(STOPPED))

@@ -14,8 +14,10 @@ from adjourn.sessions.money import Meter
 from adjourn.sessions.refusals import agent_of
 from adjourn.sessions.session import Session, SessionKey, Spent
 from adjourn.sessions.turn import Answer, SessionEvent, TurnError, TurnResult, TurnStatus
+from adjourn.sessions.turn_changes import Outcome
 from adjourn.sessions.turn_rows import TurnRow
 
+CODE_LENGTH_MAX = 256
 SEEN_EVENTS_MAX = 2_000
 """Of those that are kept in the database already, so many stay at hand for whoever follows."""
 
@@ -134,6 +136,14 @@ class Live:
             ended_ms=max(ended_ms, self.turn.began_ms or 0),
         )
 
+    def unkept(self, outcome: Outcome) -> Outcome:
+        """Of a turn whose runner said what cannot be stored: its usage and its cost, and that it has failed."""
+        fact = "what its runner said could not be stored; the server's log says why"
+        result = msgspec.structs.replace(
+            outcome.result, status="failed", text="", error=TurnError(code="runner_error", message=fact)
+        )
+        return msgspec.structs.replace(outcome, result=result, by_agent={}, said=[])
+
     def by_agent(self) -> dict[str, Spent]:
         """Of a session with named agents: what each has used."""
         if not self.session.described.config.agents:
@@ -148,7 +158,8 @@ class Live:
         if stop is not None and stop.error is not None:
             return "failed", stop.error
         if isinstance(last, TurnFailed) and stop is None:
-            return "failed", TurnError(code=last.code, message=last.message, retryable=last.retryable)
+            code = last.code[:CODE_LENGTH_MAX].replace("\0", " ") or "runner_error"  # it goes into a column
+            return "failed", TurnError(code=code, message=last.message, retryable=last.retryable)
         if stop is not None and not (isinstance(last, Done) and last.stop_reason != "interrupted"):
             return "interrupted", None
         if isinstance(last, Done):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
@@ -33,7 +34,8 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     new_name: Callable[[], str]
 
     def workspace(self, tenant: str, session_id: str) -> str:
-        return str(self.workspaces / tenant / session_id)
+        # A tenant may be called anything, `..` too.
+        return str(self.workspaces / quote(tenant, safe="").replace(".", "%2E") / session_id)
 
     def workspace_of(self, session: Session) -> str:
         """The folder that is its own."""

@@ -13,6 +13,7 @@ from adjourn.errors import AdjournError, Fenced, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.log import Lease
 from adjourn.sessions import rows, takeover
+from adjourn.sessions.lifecycle import Ending
 from adjourn.sessions.means import Means
 
 _log = get_logger("adjourn.sessions")
@@ -66,6 +67,22 @@ class Owner:
         await self._begin()
         await self._look()
         self._task = asyncio.create_task(self._run(), name="owner")
+
+    async def release(self, fence: Fence, ending: Ending | None = None) -> None:
+        """All that is held under a lease, by the patterns; `ending`: of what was not abandoned. Raises Fenced."""
+        while found := await self._database.read(rows.of_node, fence.name, 1_000):
+            by_lane: dict[int, list[tuple[rows.SessionKey, str]]] = {}
+            for key, root in found:
+                by_lane.setdefault(self._database.partition_of(root), []).append((key, root))
+            for each in by_lane.values():
+                for start in range(0, len(each), AT_ONCE):
+                    part = each[start : start + AT_ONCE]
+                    keys = [key for key, _ in part]
+                    args = (keys, fence.name, self._clock.wall_ms(), self._compose, ending)
+                    self.taken_over += await self._database.write(
+                        takeover.take_over, *args, key=part[0][1], fence=fence, weight=len(part)
+                    )
+            await self._leases.take(fence.name)
 
     async def stop(self) -> None:
         """Give the lease up. Idempotent. What is still held under it is for others to take over."""
@@ -146,35 +163,14 @@ class Owner:
 
     async def _take_over(self, dead: Lease) -> None:
         fence = Fence(dead.name, dead.epoch)
-        count = 0
+        before = self.taken_over
         try:
-            while True:
-                found = await self._database.read(rows.of_node, dead.name, 1_000)
-                if not found:
-                    break
-                by_lane: dict[int, list[tuple[rows.SessionKey, str]]] = {}
-                for key, root in found:
-                    by_lane.setdefault(self._database.partition_of(root), []).append((key, root))
-                for each in by_lane.values():
-                    for start in range(0, len(each), AT_ONCE):
-                        part = each[start : start + AT_ONCE]
-                        count += await self._database.write(
-                            takeover.take_over,
-                            [key for key, _ in part],
-                            dead.name,
-                            self._clock.wall_ms(),
-                            self._compose,
-                            key=part[0][1],
-                            fence=fence,
-                            weight=len(part),
-                        )
-                await self._leases.take(dead.name)
+            await self.release(fence)
             await self._database.write(_forget, dead.name, fence=fence)
         except Fenced:  # another node was given it meanwhile
             return
         finally:
-            self.taken_over += count
-            if count:
+            if count := self.taken_over - before:
                 _log.warning("sessions_taken_over", node=dead.name, count=count)
 
 

@@ -101,6 +101,37 @@ def ancestors(reader: Reader, tenant: str, parent_id: str | None) -> list[str]:
     return found
 
 
+def living_under(reader: Reader, key: SessionKey) -> str | None:
+    """One that lives and spends from this session's budget, as a child or deeper."""
+    rows = reader.rows(f"{_UNDER} SELECT s.id {_OF_UNDER} WHERE s.ended_ms IS NULL LIMIT 1", _under(key))
+    return str(rows[0][0]) if rows else None
+
+
+def running_in(reader: Reader, key: SessionKey) -> str | None:
+    """This session, or one under it, if a turn runs there."""
+    sql = f"{_UNDER} SELECT s.id {_OF_UNDER} WHERE s.turn_id IS NOT NULL UNION ALL {_RUNS} LIMIT 1"
+    rows = reader.rows(sql, (*_under(key), *key))
+    return str(rows[0][0]) if rows else None
+
+
+def spent_under(reader: Reader, key: SessionKey) -> int:
+    """What all under it have spent, in nano-USD."""
+    rows = reader.rows(f"{_UNDER} SELECT CAST(sum(s.cost_nanousd) AS BIGINT) {_OF_UNDER}", _under(key))
+    return int(rows[0][0] or 0)
+
+
+_UNDER = (
+    "WITH RECURSIVE under (id) AS (SELECT id FROM sessions WHERE tenant = ? AND parent_id = ? UNION ALL "
+    "SELECT s.id FROM under u JOIN sessions s ON s.tenant = ? AND s.parent_id = u.id)"
+)
+_OF_UNDER = "FROM under u JOIN sessions s ON s.tenant = ? AND s.id = u.id"
+_RUNS = "SELECT id FROM sessions WHERE tenant = ? AND id = ? AND turn_id IS NOT NULL"
+
+
+def _under(key: SessionKey) -> tuple[str, ...]:
+    return key.tenant, key.session_id, key.tenant, key.tenant
+
+
 # --- session events --------------------------------------------------------------------------------------------------
 
 

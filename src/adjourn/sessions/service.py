@@ -10,7 +10,8 @@ from functools import partial
 
 import msgspec
 
-from adjourn.errors import AdjournError, StatusRefused
+from adjourn.clock import SteadyClock
+from adjourn.errors import AdjournError, StatusRefused, TurnRunning
 from adjourn.eventlog import get_logger
 from adjourn.events import ID_LENGTH_MAX
 from adjourn.ids import new_id
@@ -18,7 +19,7 @@ from adjourn.sessions import limits, money, rows, session_changes
 from adjourn.sessions.counting_service import Counting
 from adjourn.sessions.create_service import Creator
 from adjourn.sessions.end_service import Ends
-from adjourn.sessions.follow_service import Follow
+from adjourn.sessions.follow_service import POLL_S, Follow
 from adjourn.sessions.lifecycle import Ending, terminated
 from adjourn.sessions.live import Stop
 from adjourn.sessions.means import Means
@@ -40,6 +41,8 @@ _log = get_logger("adjourn.sessions")
 
 class Sessions:
     def __init__(self, means: Means) -> None:
+        wall = means.clock
+        means = msgspec.structs.replace(means, clock=SteadyClock(wall))
         self._means = means
         self._database = means.database
         self._clock = means.clock
@@ -48,12 +51,12 @@ class Sessions:
         self.owner = Owner(
             means,
             lost=lambda: self.turns.lost(),
-            not_alone=lambda node: self.turns.opened.close_moved(node, self.turns.live),
+            not_alone=self._not_alone,
         )
         self.turns = Turns(means, self.owner, OpenRunners(means), notices)
         self.snapshots = Snapshots(means)
         self.triggers = Triggers(
-            means.database, means.clock, self._fire, workspace=means.workspace, folders=means.settings.watch_folders
+            means.database, wall, self._fire, workspace=means.workspace, folders=means.settings.watch_folders
         )
         self._notices = notices
         self._follow = Follow(means.database, notices, self.turns.live)
@@ -76,6 +79,7 @@ class Sessions:
 
     async def start(self) -> None:
         await self.owner.start()
+        self.turns.tell.start()
         self.sweep.start()
 
     async def stop(self, timeout_s: float) -> None:
@@ -87,6 +91,7 @@ class Sessions:
             await self._ends.give_up()
         except AdjournError as error:  # others take over what is left
             _log.warning("sessions_not_given_up", error=error.message)
+        await self.turns.tell.stop()
         await self.owner.stop()
 
     # --- one session ---------------------------------------------------------------------------------------------
@@ -131,6 +136,8 @@ class Sessions:
         """Its completion stays in the log. Raises NotFound; StatusRefused where it lives and is not forced."""
         session = await self.get(tenant, session_id)
         if session.ended_ms is None:
+            if (living := await self._database.read(rows.living_under, session.key)) is not None:
+                raise session_changes.holds_budget(session, living)
             if not force:
                 fact = f"session {session.id} is {session.status} and has not ended"
                 raise StatusRefused(f"{fact}; complete or terminate it first, or delete it with force=true")
@@ -186,11 +193,14 @@ class Sessions:
                 )
                 place = await self._ends.change(session.root_id, append)
                 break
-            except AdjournError:
-                session = await self.get(tenant, session_id)
-                if not message.queue or session.turn_id is None:
+            except TurnRunning:
+                if not message.queue:
                     raise
-                await self._follow.ended(key, session.turn_id)
+                session = await self.get(tenant, session_id)
+                if session.turn_id is not None:
+                    await self._follow.ended(key, session.turn_id)
+                elif session.queued:
+                    await asyncio.sleep(POLL_S)
         assert message.message_id is not None
         return message.message_id, place
 
@@ -245,8 +255,7 @@ class Sessions:
                 session_changes.wake, key=session.key, now_ms=self._clock.wall_ms(), compose=self._means.compose
             )
             return await self._ends.change(session.root_id, wake)
-        new = session_changes.again(session)
-        return (await self.create(tenant, new))[0]
+        return (await self.create(tenant, await self._database.read(session_changes.again, session)))[0]
 
     async def amend(self, tenant: str, session_id: str, amending: Amending) -> Session:
         """Correct the completion of a session that has ended. Raises NotFound, TurnRunning where it lives."""
@@ -280,6 +289,11 @@ class Sessions:
             yield event
 
     # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _not_alone(self, node: str) -> None:
+        """Other nodes may have asked this one to stop a turn, or taken up what it held."""
+        await self.turns.stop_asked(node)
+        await self.turns.opened.close_moved(node, self.turns.live)
 
     async def _fire(
         self, tenant: str, session_id: str, trigger_name: str, message: Message, *, idempotency_key: str

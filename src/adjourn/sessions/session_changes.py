@@ -8,11 +8,11 @@ from typing import Literal
 
 import msgspec
 
-from adjourn.database import Tx
-from adjourn.errors import AdjournError, LimitReached, NotFound, RevisionStale, SessionEnded, TurnRunning
+from adjourn.database import Reader, Tx
+from adjourn.errors import AdjournError, LimitReached, NotFound, RevisionStale, SessionEnded, StatusRefused, TurnRunning
 from adjourn.events import Record
 from adjourn.prices import nanousd_of
-from adjourn.sessions import limits, money, queries, rows, trigger_rows, turn_changes
+from adjourn.sessions import limits, money, queries, rows, totals, trigger_rows, turn_changes
 from adjourn.sessions.change import Change
 from adjourn.sessions.completions import amendment_event
 from adjourn.sessions.hosting import PATTERNS
@@ -25,6 +25,10 @@ from adjourn.sessions.turn import Amending, Message
 from adjourn.sessions.turn_changes import Talk
 
 NO_STATE = b"{}"
+AGAIN_MS = 1_000
+"""If a turn that waits could not begin."""
+TREE_MS = 60_000
+"""If an ended session cannot be deleted yet, since one that lives spends from its budget."""
 DELETED = "deleted"
 """What `stopping` says of an ended session that is being deleted."""
 
@@ -115,6 +119,11 @@ def patch(
         )
     change = Change(session, now_ms)
     now, told = change.session, session.described
+    if budget_nanousd is not None and told.limits.max_budget_usd is None:
+        running = rows.running_in(tx, key)
+        if running is not None:  # it holds nothing of a budget that was not there when it began
+            fact = f"a turn runs in session {running}, without the budget that session {session.id} is to get"
+            return TurnRunning(f"{fact}; wait until it has ended, or interrupt it", path="limits.max_budget_usd")
     now.revision += 1
     now.name = session.name if wanted.name is None else wanted.name
     if wanted.state is not None:
@@ -163,14 +172,21 @@ def wake(tx: Tx, key: SessionKey, now_ms: int, compose: Compose) -> Session | Ad
     return rows.save(tx, change, compose)
 
 
-def again(session: Session) -> NewSession:
-    """A new session that goes on with one that has ended."""
-    told = session.described
+def again(reader: Reader, session: Session) -> NewSession:
+    """A new session that goes on with one that has ended: with what is left of its budget, and in its tree while its
+    parent lives."""
+    told, bounds = session.described, session.described.limits
+    if bounds.max_budget_usd is not None:
+        name = money.account_of(session.tenant, session.id)
+        found = reader.rows("SELECT balance FROM accounts WHERE name = ?", (name,))
+        left = max(0, int(found[0][0] or 0)) if found else 0
+        bounds = msgspec.structs.replace(bounds, max_budget_usd=money.usd_of(left))
+    parent = rows.find(reader, SessionKey(session.tenant, session.parent_id)) if session.parent_id else None
     return NewSession(
         pattern=session.pattern,
         runner=session.runner,
         config=told.config,
-        limits=told.limits,
+        limits=bounds,
         price=told.price,
         role=session.role,
         kind=session.kind,
@@ -184,16 +200,19 @@ def again(session: Session) -> NewSession:
         constraints=told.constraints,
         resources=told.resources,
         metadata=told.metadata,
+        parent_id=parent.id if parent is not None and parent.ended_ms is None else None,
         resumed_from=session.id,
         on_disconnect=told.on_disconnect,
     )
 
 
-def mark_deleted(tx: Tx, key: SessionKey) -> Session | None:
+def mark_deleted(tx: Tx, key: SessionKey) -> Session | AdjournError | None:
     """An ended session that goes, in portions: nobody begins from it any more. None where there is none."""
     session = rows.load(tx, key)
     if session is None or session.ended_ms is None:
         return None
+    if (living := rows.living_under(tx, key)) is not None:
+        return holds_budget(session, living)
     tx.run("UPDATE sessions SET stopping = ? WHERE tenant = ? AND id = ?", (DELETED, *key))
     return session
 
@@ -201,7 +220,10 @@ def mark_deleted(tx: Tx, key: SessionKey) -> Session | None:
 def forget(tx: Tx, key: SessionKey) -> bool:
     """The row of an ended session, once all that belonged to it is gone."""
     session = rows.load(tx, key)
-    return session is not None and session.ended_ms is not None and rows.forget(tx, session)
+    if session is None or session.ended_ms is None:
+        return False
+    totals.add_to_totals(tx, session)
+    return rows.forget(tx, session)
 
 
 def end(tx: Tx, key: SessionKey, ending: Ending, now_ms: int, compose: Compose) -> Session | AdjournError:
@@ -239,20 +261,28 @@ def _look_due(tx: Tx, key: SessionKey, now_ms: int, wall_ms: int, compose: Compo
     if session is None or session.due_ms is None or session.due_ms > now_ms:
         return "later"
     if session.ended_ms is not None:
-        return "delete"
+        if rows.living_under(tx, key) is None:
+            return "delete"
+        _look_again(tx, key, now_ms + TREE_MS)
+        return "later"
     reached = limits.overdue(session, now_ms)
     if reached is None:
-        if session.queued and session.turn_id is None:
-            return "queued"
-        tx.run("UPDATE sessions SET due_ms = ? WHERE tenant = ? AND id = ?", (limits.due_ms(session), *key))
-        return "later"
+        waits = session.queued > 0 and session.turn_id is None
+        _look_again(tx, key, now_ms + AGAIN_MS if waits else limits.due_ms(session))
+        return "queued" if waits else "later"
     if session.turn_id is not None:
-        tx.run("UPDATE sessions SET stopping = ?, due_ms = NULL WHERE tenant = ? AND id = ?", (reached, *key))
+        tx.run(
+            "UPDATE sessions SET stopping = ?, due_ms = ? WHERE tenant = ? AND id = ?", (reached, now_ms + 1_000, *key)
+        )
         return reached
     change = Change(session, wall_ms)
     change.end(limited(reached))
     _gone(tx, change, compose)
     return "ended"
+
+
+def _look_again(tx: Tx, key: SessionKey, due_ms: int | None) -> None:
+    tx.run("UPDATE sessions SET due_ms = ? WHERE tenant = ? AND id = ?", (due_ms, *key))
 
 
 def amend(
@@ -279,6 +309,10 @@ def amend(
 
 _PATCHED = ("description", "tags", "capabilities", "constraints", "metadata", "on_disconnect")
 _encode = msgspec.json.Encoder().encode
+
+
+def holds_budget(session: Session, living: str) -> StatusRefused:
+    return StatusRefused(f"session {living} lives under session {session.id}; end that one first")
 
 
 def ended_before(session: Session) -> SessionEnded:
@@ -330,7 +364,7 @@ def _move_budget(tx: Tx, session: Session, budget_nanousd: int | None) -> None:
     if had and old is not None:
         tx.debit(account, nanousd_of(old) - budget_nanousd, forced=True)
     elif not had:
-        left = budget_nanousd - session.spent.cost_nanousd
+        left = budget_nanousd - session.spent.cost_nanousd - rows.spent_under(tx, session.key)
         tx.run("INSERT INTO accounts (name, balance) VALUES (?, ?)", (account, left))
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from adjourn.clock import Clock
 from adjourn.database import LEASE_MS
 from adjourn.errors import AdjournError, Fenced
 from adjourn.eventlog import get_logger
@@ -25,17 +24,6 @@ AT_ONCE = 1_024
 PER_WRITE = 128
 
 
-class SteadyClock:
-    """Wall time as it was when this began, moved on by the monotonic clock: a step of the wall expires nothing."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._offset_ms = clock.wall_ms() - round(clock.monotonic() * 1000)
-
-    def now_ms(self) -> int:
-        return self._offset_ms + round(self._clock.monotonic() * 1000)
-
-
 class Sweep:
     def __init__(
         self,
@@ -52,7 +40,6 @@ class Sweep:
         self._database = means.database
         self._leases = means.leases
         self._clock = means.clock
-        self._steady = SteadyClock(means.clock)
         self._turns = turns
         self._notices = notices
         self._compose = means.compose
@@ -85,7 +72,7 @@ class Sweep:
             await asyncio.sleep(self._interval_s)
             try:
                 if await self._has_role():
-                    await self.look(self._steady.now_ms())
+                    await self.look(self._clock.wall_ms())
                 waits = ""
             except AdjournError as error:
                 if error.message != waits:

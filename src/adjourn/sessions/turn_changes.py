@@ -14,8 +14,11 @@ import msgspec
 from adjourn.database import Reader, Tx
 from adjourn.errors import (
     AdjournError,
+    BudgetReached,
     KeyReused,
+    LimitReached,
     SessionEnded,
+    StatusRefused,
     TooBusy,
     TurnRunning,
 )
@@ -57,6 +60,15 @@ class Talk(Protocol):
         ...
 
 
+ANSWER_KEPT_LENGTH = 8_192
+"""Of the last answer, in the session's row; the whole of it is in the conversation."""
+
+
+BEGINS_MS = 1_000
+BY_LIMIT = ("turn_timeout_ms", BudgetReached.code, LimitReached.code)
+"""What a turn has failed with that a limit has ended."""
+
+
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A turn to begin, as far as it is known outside the transaction."""
 
@@ -87,13 +99,14 @@ Worst = Callable[[Session, Message], int | None]
 
 def begin(tx: Tx, asked: Asked, compose: Compose, talk: Talk, worst: Worst) -> Begun | AdjournError:
     """Begin a turn, queue it, or say which one it is."""
-    if asked.idempotency is not None:
-        before = turn_rows.by_idempotency(tx, asked.key.tenant, asked.idempotency)
-        if before is not None:
-            return _again(tx, asked, before)
     session = rows.load(tx, asked.key)
     if session is None:
         return not_found(asked.key)
+    # Behind the lock: the same call may have come to another node at the same time.
+    if asked.idempotency is not None:
+        before = turn_rows.by_idempotency(tx, asked.key.tenant, asked.idempotency)
+        if before is not None:
+            return _again(session, asked, before)
     turn = TurnRow(
         tenant=asked.key.tenant,
         session_id=asked.key.session_id,
@@ -123,6 +136,8 @@ def begin_queued(tx: Tx, asked: Asked, compose: Compose, talk: Talk, worst: Wors
         asked = msgspec.structs.replace(asked, turn_id=turn.turn_id, message=turn.message)
         waiting = msgspec.structs.replace(session, queued=0)
         refusal = refused(waiting, asked.message, asked.node)
+        if isinstance(refusal, StatusRefused):  # another node has its runner: that one begins it
+            return None
         started = refusal or _start(tx, session, turn, asked, compose, talk, worst)
         if isinstance(started, Begun):
             return started
@@ -130,15 +145,21 @@ def begin_queued(tx: Tx, asked: Asked, compose: Compose, talk: Talk, worst: Wors
     return None
 
 
-def flush(tx: Tx, key: SessionKey, epoch: int, turn_id: str, events: Sequence[SessionEvent]) -> str | None:
-    """Keep what a turn has told so far; what it is asked to end with (or ""); None where it is not its owner's now."""
-    session = _mine(tx, key, epoch, turn_id)
-    if session is None:
-        return None
-    if events:
-        rows.keep_events(tx, key, events)
-        tx.run("UPDATE sessions SET events = ? WHERE tenant = ? AND id = ?", (events[-1].seq, *key))
-    return session.stopping
+class Told(msgspec.Struct, frozen=True):
+    """What a turn has told that is not in the database yet."""
+
+    key: SessionKey
+    epoch: int
+    turn_id: str
+    events: Sequence[SessionEvent]
+
+
+def flush(tx: Tx, told: Sequence[Told]) -> None:
+    """Keep what turns have told so far; nothing of those that are not their owner's now."""
+    for each in told:
+        if _mine(tx, each.key, each.epoch, each.turn_id) is not None:
+            rows.keep_events(tx, each.key, each.events)
+            tx.run("UPDATE sessions SET events = ? WHERE tenant = ? AND id = ?", (each.events[-1].seq, *each.key))
 
 
 def hold_more(tx: Tx, key: SessionKey, epoch: int, turn_id: str, nanousd: int) -> int:
@@ -227,9 +248,8 @@ def budgets(reader: Reader, session: Session) -> list[tuple[str, int]]:
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
-def _again(tx: Tx, asked: Asked, before: TurnRow) -> Begun | AdjournError:
-    session = rows.find(tx, before.key)
-    if before.key != asked.key or before.message != turn_rows.message_of(asked.message) or session is None:
+def _again(session: Session, asked: Asked, before: TurnRow) -> Begun | AdjournError:
+    if before.key != asked.key or before.message != turn_rows.message_of(asked.message):
         return KeyReused(
             f"this Idempotency-Key came before, with another message (turn {before.turn_id} of session "
             f"{before.session_id}); send each message with a key of its own"
@@ -315,7 +335,9 @@ def _use(session: Session, outcome: Outcome) -> None:
     for name, used in outcome.by_agent.items():
         by_agent[name] = added(by_agent.get(name, Spent()), used)
     final = result.text if result.status == "done" else session.described.final_message
-    session.described = msgspec.structs.replace(session.described, by_agent=by_agent, final_message=final[:65_536])
+    session.described = msgspec.structs.replace(
+        session.described, by_agent=by_agent, final_message=final[:ANSWER_KEPT_LENGTH]
+    )
     session.active_ms = max(session.active_ms, result.ended_ms)
 
 
@@ -329,6 +351,8 @@ def _leave(change: Change, outcome: Outcome) -> None:
     reached = limits.reached(session, session.described.limits)
     if outcome.ending is not None:
         change.end(outcome.ending)
+    elif reached is not None and result.error is not None and result.error.code in BY_LIMIT:
+        change.end(limited(reached))
     elif after in ("completed", "error"):
         change.end(after_turn(after, result))
     elif reached is not None:
@@ -337,7 +361,9 @@ def _leave(change: Change, outcome: Outcome) -> None:
         change.move(after, "turn_ended")
     if session.ended_ms is not None or not outcome.keep_open:
         session.node = None
-    session.due_ms = limits.due_ms(session)
+    # This node begins what waits; if it cannot, the sweep does.
+    waits = session.queued > 0 and session.ended_ms is None
+    session.due_ms = result.ended_ms + BEGINS_MS if waits else limits.due_ms(session)
 
 
 def after_turn(status: str, result: TurnResult) -> Ending:
@@ -349,7 +375,7 @@ def after_turn(status: str, result: TurnResult) -> Ending:
         return Ending(to="terminated", outcome="user_terminated", reason="interrupted")
     code = error.code if error is not None else "turn_failed"
     message = error.message if error is not None else ""
-    outcome = "timeout" if code == "turn_timeout_ms" else "error"
+    outcome = "timeout" if code in BY_LIMIT else "error"
     return Ending(to="error", outcome=outcome, reason="turn_failed", error_code=code, final_message=message[:65_536])
 
 

@@ -1,6 +1,6 @@
 """Turns on the node that runs them: begin → run → settle, each durable before the next.
 
-What a turn has told is in memory for those who follow it here, and in the database within `FLUSH_S` for those who
+What a turn has told is in memory for those who follow it here, and in the database within a second for those who
 follow it elsewhere. However a turn ends, it is settled; where the database is away that is tried until it works, or
 until this node has lost its lease: then another one settles it."""
 
@@ -16,7 +16,7 @@ from adjourn.errors import AdjournError, DebitRefused, Fenced, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.ids import new_id
 from adjourn.runner import Said, Turn, TurnFailed
-from adjourn.sessions import money, turn_changes
+from adjourn.sessions import money, rows, turn_changes
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.lifecycle import STOPPED, Ending, failed
 from adjourn.sessions.live import Live, Stop
@@ -26,7 +26,8 @@ from adjourn.sessions.open_service import OpenRunners
 from adjourn.sessions.owner_service import Owner
 from adjourn.sessions.refusals import agent_of
 from adjourn.sessions.session import Session, SessionKey
-from adjourn.sessions.takeover import INTERRUPTED, ending_of
+from adjourn.sessions.takeover import ending_of
+from adjourn.sessions.tell_service import Tell
 from adjourn.sessions.turn import Answer, Message, TurnError, TurnStatus, parts_of
 from adjourn.sessions.turn_changes import Asked, Begun, Outcome
 from adjourn.typed import decoder
@@ -35,10 +36,10 @@ _log = get_logger("adjourn.sessions")
 
 T = TypeVar("T")
 
-FLUSH_S = 1.0
 GRACE_S = 2.0
 """How long a turn that was asked to end may take for it, before it is ended by force."""
 FORCE_S = 5.0
+HOLD_TRIES = 5
 AGAIN_S = (0.05, 0.2, 0.5, 1.0)
 
 
@@ -59,7 +60,10 @@ class Turns:
         self._talk = means.talk
         self._queue_max = means.settings.queue_max
         self._draining = False
+        self._over = False
+        """What is not settled now is for others."""
         self._tasks: set[asyncio.Task[object]] = set()
+        self.tell = Tell(means.database, owner, self.live)
 
     # --- beginning -----------------------------------------------------------------------------------------------
 
@@ -142,6 +146,11 @@ class Turns:
             self._start(self._interrupt(live), f"interrupt {key.session_id}")
         return True
 
+    async def stop_asked(self, node: str) -> None:
+        """Stop the turns that other nodes have asked for."""
+        for key, word in await self._database.read(rows.stopping_of, node):
+            self.stop_turn(key, Stop(ending=ending_of(word)))
+
     async def _interrupt(self, live: Live) -> None:
         with suppress(Exception):
             async with asyncio.timeout(GRACE_S):
@@ -168,6 +177,12 @@ class Turns:
                 ),
             )
         await self._settled(until_s + GRACE_S + 1 + FORCE_S)
+        self._over = True
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=FORCE_S)
         await self.opened.close_all()
 
     async def _settled(self, until_s: float) -> None:
@@ -217,12 +232,10 @@ class Turns:
                 )
             )
             too_long = loop.call_later(limit_ms / 1000, self.stop_turn, live.key, stop)
-        flushing = loop.call_later(FLUSH_S, self._flush_later, live)
         try:
             await self._execute(live, left_nanousd)
         finally:
             live.finished.set()
-            flushing.cancel()
             if too_long is not None:
                 too_long.cancel()
             await self._settle(live)
@@ -248,6 +261,8 @@ class Turns:
 
     async def _consume(self, live: Live, left_nanousd: int | None) -> None:
         session, message = live.session, live.turn.message
+        if live.stopping is not None:
+            return
         asked = Turn(
             turn_id=live.turn.turn_id,
             said=Said(role=message.role, parts=parts_of(message), agent=live.agent),
@@ -286,38 +301,15 @@ class Turns:
     async def _hold(self, live: Live, nanousd: int) -> None:
         """Hold more money for it, as far as every budget over it allows that."""
         args = (live.key, live.session.epoch, live.turn.turn_id, nanousd)
-        try:
-            taken = await self._database.write(
-                turn_changes.hold_more, *args, key=live.session.root_id, fence=self._owner.fence
-            )
-        except DebitRefused:
-            return  # others took it; the next event asks again
-        live.held_nanousd = (live.held_nanousd or 0) + taken
-
-    # --- telling -------------------------------------------------------------------------------------------------
-
-    def _flush_later(self, live: Live) -> None:
-        if not live.finished.is_set():
-            self._start(self._flush(live), f"flush {live.turn.turn_id}")
-
-    async def _flush(self, live: Live) -> None:
-        async with live.flushing:
-            if live.finished.is_set():
-                return
-            events = list(live.to_tell)
-            args = (live.key, live.session.epoch, live.turn.turn_id, events)
+        for _ in range(HOLD_TRIES):
             try:
-                stopping = await self._database.write(
-                    turn_changes.flush, *args, key=live.session.root_id, fence=self._owner.fence
+                taken = await self._database.write(
+                    turn_changes.hold_more, *args, key=live.session.root_id, fence=self._owner.fence
                 )
-            except AdjournError as error:
-                _log.warning("turn_not_flushed", turn=live.turn.turn_id, error=error.message)
-            else:
-                live.kept(len(events))
-                if stopping != "":  # None: it is no longer this node's
-                    self.stop_turn(live.key, Stop(ending=ending_of(stopping or INTERRUPTED)))
-        if not live.finished.is_set():
-            asyncio.get_running_loop().call_later(FLUSH_S, self._flush_later, live)
+            except DebitRefused:  # others took it meanwhile, who share the budget; less may be left
+                continue
+            live.held_nanousd = (live.held_nanousd or 0) + taken
+            return
 
     # --- settling ------------------------------------------------------------------------------------------------
 
@@ -352,9 +344,9 @@ class Turns:
             ending=self._ending(live),
             keep_open=stays and not self._draining,
         )
-        args = (live.key, live.session.epoch, outcome, self._compose, self._talk)
         tries = 0
         while True:
+            args = (live.key, live.session.epoch, outcome, self._compose, self._talk)
             try:
                 saved = await self._database.write(
                     turn_changes.settle, *args, key=live.session.root_id, fence=self._owner.fence
@@ -369,6 +361,14 @@ class Turns:
                 raise
             except AdjournError as error:
                 _log.warning("turn_not_settled", turn=live.turn.turn_id, error=error.message)
+            except Exception:
+                if not outcome.said:
+                    raise
+                # It is settled all the same, or its session would never take another turn.
+                _log.exception("turn_not_kept", turn=live.turn.turn_id)
+                outcome = live.unkept(outcome)
+            if self._over:
+                return None
             await asyncio.sleep(AGAIN_S[min(tries, len(AGAIN_S) - 1)])
             tries += 1
 
