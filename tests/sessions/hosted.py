@@ -233,7 +233,7 @@ class Story(msgspec.Struct):
         return at is not None
 
 
-def _story(reader: Reader) -> Story:
+def story_in(reader: Reader) -> Story:
     keys = [SessionKey(str(row[0]), str(row[1])) for row in reader.rows("SELECT tenant, id FROM sessions")]
     sessions = {key: found for key in keys if (found := rows.find(reader, key)) is not None}
     turns: dict[tuple[str, str], list[TurnRow]] = {}
@@ -259,7 +259,7 @@ def _logged(reader: Reader, partition: int) -> list[dict[str, Any]]:
 
 
 async def story(node: Node) -> Story:
-    return await node.database.read(_story)
+    return await node.database.read(story_in)
 
 
 async def sound(node: Node) -> Story:
