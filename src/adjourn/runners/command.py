@@ -300,7 +300,7 @@ class CommandRunner:
             cwd="/" if means == "bubblewrap" else workspace,
             bounds=known.bounds,
             means=means,
-            pipes=lambda: Pipes(
+            pipes=Pipes(
                 means, line_bytes_max=known.line_kb_max * 1_024, output_bytes_max=known.output_mb_max * sandbox.MB
             ),
             group=Group(known.cgroup, f"adjourn-{os.getpid()}-{next(_numbers)}") if known.cgroup else None,

@@ -6,10 +6,11 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from adjourn.errors import RunnerFailed
 from adjourn.runners import sandbox
@@ -39,7 +40,7 @@ def _nothing() -> None:
     pass
 
 
-class Pipes(asyncio.SubprocessProtocol):
+class Pipes:
     """Collects lines from standard output, and the end of standard error. Reading stops while many wait."""
 
     def __init__(self, means: sandbox.Means, *, line_bytes_max: int, output_bytes_max: int) -> None:
@@ -51,7 +52,8 @@ class Pipes(asyncio.SubprocessProtocol):
         self._held = 0
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
-        self._transport: asyncio.SubprocessTransport | None = None
+        self.reading: asyncio.ReadTransport | None = None
+        """Standard output."""
         self.listening = True
         """Else what comes is dropped: no turn asked for it."""
         self.fault: Fault | None = None
@@ -62,29 +64,21 @@ class Pipes(asyncio.SubprocessProtocol):
         self.kill: Callable[[], None] = _nothing
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.SubprocessTransport", transport)
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
+    def received(self, data: bytes, *, error: bool) -> None:
+        """From standard output, or standard error."""
         self.output_bytes += len(data)
-        if fd == 2:
+        if error:
             self.tail = (self.tail + data)[-TAIL_BYTES:]
         else:
             self._take(data)
         if self.output_bytes > self._output_bytes_max:
             most = self._output_bytes_max // sandbox.MB
-            self.fail(
-                Fault("output_too_large", f"the program wrote more than {most} MB; raise output_mb_max, or mend it")
-            )
+            self.fail(Fault("output_too_large", f"the program wrote more than {most} MB; raise output_mb_max"))
 
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        if fd == 1:
-            self.closed = True
-            self._wake()
-
-    def process_exited(self) -> None:
-        if not self.exited.done():
-            self.exited.set_result(None)
+    def ended(self) -> None:
+        """Of standard output."""
+        self.closed = True
+        self._wake()
 
     def fail(self, fault: Fault) -> None:
         """End it. Whoever reads finds this instead of a line."""
@@ -153,32 +147,55 @@ class Pipes(asyncio.SubprocessProtocol):
         return False
 
     def _pause(self, wanted: bool) -> None:
-        pipe = self._transport.get_pipe_transport(1) if self._transport else None
-        if pipe is None or wanted == self._paused or self.closed:
+        if self.reading is None or wanted == self._paused or self.closed:
             return
         self._paused = wanted
-        reading = cast("asyncio.ReadTransport", pipe)
-        (reading.pause_reading if wanted else reading.resume_reading)()
+        (self.reading.pause_reading if wanted else self.reading.resume_reading)()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 
+class _Stream(asyncio.Protocol):
+    """One end of a pipe."""
+
+    def __init__(self, pipes: Pipes, *, error: bool = False, output: bool = False) -> None:
+        self._pipes, self._error, self._output = pipes, error, output
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self._pipes.received(data, error=self._error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._output:
+            self._pipes.ended()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
 class Program:
-    """`start`, then lines; `stop` ends it and all that it has started, and is complete on return."""
+    """`start`, then lines; `stop` ends it and all that it has started, and is complete on return.
+
+    The loop's own subprocesses are not used: uvloop's hand the child's ends of its pipes on twice, so that nobody sees
+    it close one, and asyncio's want a thread each (3.11)."""
 
     def __init__(
-        self, transport: asyncio.SubprocessTransport, pipes: Pipes, means: sandbox.Means, group: Group | None
+        self, process: subprocess.Popen[bytes], pipes: Pipes, means: sandbox.Means, group: Group | None
     ) -> None:
-        self._transport, self._group = transport, group
+        self._process, self._group = process, group
         self._stopping: asyncio.Task[None] | None = None
+        self._transports: list[asyncio.BaseTransport] = []
+        self._lost: list[asyncio.Future[None]] = []
+        self._stdin: asyncio.WriteTransport | None = None
         self.pipes = pipes
-        self.pid = transport.get_pid()
+        self.pid = process.pid
         self.means: sandbox.Means = means
         self.limits = sorted(group.limits) if group is not None else []
         """Those of its control group."""
         pipes.kill = self._kill
+        self._pidfd = os.pidfd_open(self.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._exited)
 
     @classmethod
     async def start(
@@ -189,32 +206,51 @@ class Program:
         cwd: str,
         bounds: sandbox.Bounds,
         means: sandbox.Means,
-        pipes: Callable[[], Pipes],
+        pipes: Pipes,
         group: Group | None,
     ) -> Program:
         """Raises RunnerFailed."""
         if group is not None:
             group.make(bounds)
         try:
-            transport, made = await asyncio.get_running_loop().subprocess_exec(
-                pipes, *sandbox.HELD, *command, env=env, cwd=cwd, start_new_session=True
-            )
-        except BaseException as error:
+            process = sandbox.spawn(means, command, env=env, cwd=cwd)
+        except OSError as error:
             if group is not None:
                 group.remove()
-            if isinstance(error, OSError):
-                raise RunnerFailed(f"cannot start a process: {error.strerror}; raise the server's limits") from None
-            raise
-        program = cls(transport, made, means, group)
+            raise RunnerFailed(f"cannot start a process: {error.strerror}; raise the server's limits") from None
+        program = cls(process, pipes, means, group)
         try:
             if group is not None:
                 group.enter(program.pid)
             sandbox.confine(program.pid, bounds, memory=group is None or "memory" not in group.limits)
+            await program._connect()
         except OSError as error:
             await program.stop(grace_ms=0)
             raise RunnerFailed(f"cannot confine a process: {error.strerror}; look at the server's limits") from None
+        except BaseException:
+            await program.stop(grace_ms=0)
+            raise
         program.say(b"\n")
         return program
+
+    async def _connect(self) -> None:
+        loop, pipes = asyncio.get_running_loop(), self.pipes
+        self._stdin, stdin = await loop.connect_write_pipe(lambda: _Stream(pipes), self._process.stdin)
+        self._transports.append(self._stdin)
+        self._lost.append(stdin.lost)
+        pipes.reading, stdout = await loop.connect_read_pipe(lambda: _Stream(pipes, output=True), self._process.stdout)
+        self._transports.append(pipes.reading)
+        self._lost.append(stdout.lost)
+        reading, stderr = await loop.connect_read_pipe(lambda: _Stream(pipes, error=True), self._process.stderr)
+        self._transports.append(reading)
+        self._lost.append(stderr.lost)
+
+    def _exited(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._process.wait()
+        if not self.pipes.exited.done():
+            self.pipes.exited.set_result(None)
 
     @property
     def running(self) -> bool:
@@ -224,14 +260,13 @@ class Program:
     @property
     def status(self) -> int | None:
         """How it ended: 128 + n after signal n."""
-        code = self._transport.get_returncode()
-        return code if code is None or code >= 0 else 128 - code
+        code = self._process.returncode
+        return 128 - code if code is not None and code < 0 else code
 
     def say(self, line: bytes) -> None:
         """A program that no longer reads is found out by its silence."""
-        pipe = self._transport.get_pipe_transport(0)
-        if pipe is not None and not pipe.is_closing():
-            cast("asyncio.WriteTransport", pipe).write(line)
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.write(line)
 
     async def exit(self) -> None:
         """Give a program that has said its last a moment to exit."""
@@ -248,21 +283,33 @@ class Program:
         self.pipes.listening = False
         if grace_s and not self.pipes.exited.done():
             self.say(farewell)
-            if (stdin := self._transport.get_pipe_transport(0)) is not None:
-                stdin.close()
+            if self._stdin is not None:
+                self._stdin.close()
             if not (await asyncio.wait(exited, timeout=grace_s / 2))[0]:
                 self._terminate()
                 await asyncio.wait(exited, timeout=grace_s / 2)
         if not self.pipes.exited.done():
             self._kill()
             if not (await asyncio.wait(exited, timeout=KILL_TIMEOUT_S))[0]:
-                self._transport.kill()
+                self._process.kill()
                 await asyncio.wait(exited, timeout=KILL_TIMEOUT_S)
         await self._first_gone()
         self.pipes.fail(Fault("program_exited", "the program was stopped", retryable=True))
-        self._transport.close()
+        await self._disconnect()
         if self._group is not None:
             await asyncio.to_thread(self._group.remove)
+
+    async def _disconnect(self) -> None:
+        """What the program has not read is not waited for."""
+        if self._stdin is not None and not self._lost[0].done():
+            self._stdin.abort()
+        for transport in self._transports:
+            transport.close()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr)[len(self._transports) :]:
+            if pipe is not None:
+                pipe.close()
+        if self._lost:
+            await asyncio.wait(self._lost, timeout=EXIT_TIMEOUT_S)
 
     async def _first_gone(self) -> None:
         """Bubblewrap ends with the program; the others in its namespace are killed by the kernel, soon after."""
@@ -299,7 +346,7 @@ class Program:
         elif self.means == "keeper":
             _send(self.pid, signal.SIGUSR1)
         else:
-            self._transport.kill()
+            self._process.kill()
 
 
 def _children(pid: int) -> list[int]:

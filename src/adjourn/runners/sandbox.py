@@ -25,9 +25,15 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 KEEPER = str(Path(__file__).with_name("keeper.py"))
 PROBE_TIMEOUT_S = 20.0
 
-HELD = ("/bin/sh", "-c", 'read -r _ && exec "$@" 3>&1', "adjourn")
-"""Waits for a line before it becomes what follows: until then its limits are set, from outside. Descriptor 3 is where
-bubblewrap says which process is the first of its namespace; it closes it before the program begins."""
+HELD: Mapping[Means, Sequence[str]] = {
+    "keeper": ("/bin/sh", "-c", 'read -r _ && exec "$@"', "adjourn"),
+    "bubblewrap": ("/bin/sh", "-c", 'read -r _ && exec "$@" 3>&1 4>&1 >/dev/null', "adjourn"),
+}
+"""Waits for a line before it becomes what follows: until then its limits are set, from outside. On descriptor 3
+bubblewrap says which process is the first of its namespace. It holds 0, 1 and 2 for as long as it lives, and leaves 4
+to the program, which therefore is seen to close it."""
+
+INSIDE = 'exec "$@" >&4 4>&-'
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 SYSTEM_FILES = (
@@ -76,11 +82,11 @@ def bubblewrap(
 ) -> list[str]:
     """The command in a sandbox of its own."""
     tmp = ["--size", str(bounds.tmp_mb_max * MB), "--tmpfs", "/tmp"]
-    inside = list(command)
+    inside = ["/bin/sh", "-c", INSIDE, "adjourn", *command]
     if bounds.processes_max is not None and os.geteuid() != 0:
         # Set in here, where only this sandbox's processes are counted; some shells say -p, others -u.
-        counted = 'ulimit -u "$0" 2>/dev/null || ulimit -p "$0"; exec "$@"'
-        inside = ["/bin/sh", "-c", counted, str(bounds.processes_max), *inside]
+        counted = f'ulimit -u "$0" 2>/dev/null || ulimit -p "$0"; {INSIDE}'
+        inside[2:4] = [counted, str(bounds.processes_max)]
     return [
         shutil.which("bwrap") or "bwrap",
         *_namespaces(network=network),
@@ -109,6 +115,20 @@ def environment(given: Mapping[str, str], session_id: str, workspace: str, means
         "ADJOURN_WORKSPACE": workspace,
         **given,
     }
+
+
+def spawn(means: Means, command: Sequence[str], *, env: Mapping[str, str], cwd: str) -> subprocess.Popen[bytes]:
+    """A held process, which gets nothing but its three pipes. Raises OSError."""
+    return subprocess.Popen(
+        [*HELD[means], *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+    )
 
 
 def confine(pid: int, bounds: Bounds, *, memory: bool) -> None:
@@ -152,7 +172,10 @@ def _roots(files: Sequence[str]) -> list[str]:
 
 
 def _needed(command: Sequence[str], readable: Sequence[str]) -> list[str]:
-    """What the administrator says, and the files that the command itself names."""
+    """What the administrator says, and the files that the command itself names. Those within a folder that is readable
+    come with it: bound by themselves, a link among them, as the Python of a virtual environment is one, leads nowhere.
+    """
     named = [word for word in command if os.path.isabs(word) and os.path.exists(word)]
-    real = [os.path.realpath(word) for word in named]
-    return list(dict.fromkeys([*readable, *named, *real]))
+    words = [*named, *(os.path.realpath(word) for word in named)]
+    apart = (word for word in words if not any(Path(word).is_relative_to(folder) for folder in readable))
+    return list(dict.fromkeys([*readable, *apart]))
