@@ -48,7 +48,6 @@ class ManualClock:
         self._wall_ms += round(seconds * 1000)
 
 
-@lru_cache(maxsize=256)  # the same moment is told of several times
 class SteadyClock:
     """Wall time without steps, by the monotonic clock: where the wall jumps, this catches up by a twentieth of the time
     that passes. So what was written down before the jump is not suddenly old, and the hour is right again in a day."""
@@ -71,6 +70,7 @@ class SteadyClock:
         return self._clock.monotonic()
 
 
+@lru_cache(maxsize=256)  # the same moment is told of several times
 def rfc3339(ms: int) -> str:
     """`1700000000123` → `2023-11-14T22:13:20.123Z`."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"

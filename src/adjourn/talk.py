@@ -69,4 +69,4 @@ class Compose:
         )
 
     def event(self, tenant: str, raw: bytes) -> Record | Problem:
-        return self._ingest.examined(tenant, raw)
+        return self._ingest.composed(tenant, raw)

@@ -22,6 +22,7 @@ from adjourn.log import Log
 from adjourn.prices import PriceTable
 from adjourn.tracing import OFF, Tracing
 
+AHEAD_MS_MAX = 2**52
 SLICE_BYTES = 256 * 1024
 """How much is decoded before the event loop gets its turn."""
 
@@ -131,11 +132,16 @@ class Ingest:
     async def examine(self, tenant: str, raw: bytes) -> Record | Problem:
         """What `take` would make of one event, without taking it."""
         await self._load_prices()
-        return self.examined(tenant, raw)
-
-    def examined(self, tenant: str, raw: bytes) -> Record | Problem:
-        """The same at once; prices that are not loaded yet are loaded now."""
         prepared = prepare([raw], self._context(tenant))
+        return prepared.records[0] if prepared.records else prepared.problems[0]
+
+    def composed(self, tenant: str, raw: bytes) -> Record | Problem:
+        """The same at once, of an event that Adjourn itself has made: what is asked of senders' clocks and sources is
+        not asked of it. Prices that are not loaded yet are loaded now."""
+        context = msgspec.structs.replace(
+            self._context(tenant), timestamp_ahead_ms_max=AHEAD_MS_MAX, sources=frozenset()
+        )
+        prepared = prepare([raw], context)
         return prepared.records[0] if prepared.records else prepared.problems[0]
 
     def status_record(
