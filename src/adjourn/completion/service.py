@@ -22,7 +22,7 @@ from adjourn.log import Log
 from adjourn.prices import PriceTable
 from adjourn.tracing import OFF, Tracing
 
-AHEAD_MS_MAX = 2**52
+AHEAD_MS_MAX = 100 * 366 * 86_400_000
 SLICE_BYTES = 256 * 1024
 """How much is decoded before the event loop gets its turn."""
 
