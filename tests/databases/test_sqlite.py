@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -118,6 +120,34 @@ def test_processes_share_one_file(tmp_path: Path) -> None:
     go(children)
     assert [child.wait(30) for child in children] == [0, 0, 0]
     assert query(rig.url, "SELECT count(*) FROM exercise") == [(900,)]
+
+
+def test_a_file_stays_in_use_however_often_its_log_is_looked_at(tmp_path: Path) -> None:
+    """SQLite's locks belong to the process, and end when it closes any descriptor of the file. Who came next would begin
+    the log's index anew, under the memory of those who have it mapped: SIGBUS. When all is closed nothing stays open."""
+    rig = DatabaseRig("sqlite", tmp_path)
+    program = """if True:
+        import fcntl, sys
+        try:
+            fcntl.lockf(open(sys.argv[1], "r+b"), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)
+        except BlockingIOError:
+            sys.exit(9)
+    """
+
+    def opened_here() -> list[str]:
+        return [at for fd in Path("/proc/self/fd").iterdir() if (at := os.path.realpath(fd)).startswith(str(tmp_path))]
+
+    async def run() -> None:
+        async with opened(rig.connect()) as database:
+            await database.write(create)
+            for number in range(3 * sqlite.LOOK_EVERY_BATCHES):
+                await database.write(put, str(number))
+            index = rig.url.removeprefix("sqlite:///") + "-shm"
+            tried = subprocess.run([sys.executable, "-c", program, index], check=False)
+            assert tried.returncode == 9  # in use
+
+    asyncio.run(run())
+    assert opened_here() == []
 
 
 def go(children: list[subprocess.Popen[bytes]]) -> None:

@@ -59,7 +59,7 @@ class SqliteDriver:
 
     def __init__(self, path: Path, *, durability: str) -> None:
         self._path = path
-        self._wal_index = Path(f"{path}-shm")
+        self._wal_index = f"{path}-shm"
         self._durability = durability
         self._connection: sqlite3.Connection | None = None
         self._forked = False  # closed for a fork, to be opened again when it is used
@@ -83,6 +83,7 @@ class SqliteDriver:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+            _close_if_gone(self._wal_index)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -169,9 +170,8 @@ class SqliteDriver:
         """How much of the WAL is in use: `mxFrame` in the header of its index (https://sqlite.org/walformat.html, 2.1).
         Its file is longer: it is written over from the beginning, which syncs faster than a file that grows."""
         try:
-            with self._wal_index.open("rb") as file:
-                head = file.read(20)
-        except FileNotFoundError:
+            head = os.pread(_index(self._wal_index), 20, 0)
+        except OSError:
             return 0
         return 0 if len(head) < 20 else int(_MX_FRAME.unpack_from(head, 16)[0]) * PAGE_BYTES
 
@@ -217,6 +217,27 @@ class SqliteDriver:
         if self._connection is None:
             raise sqlite3.ProgrammingError("the connection is closed")
         return self._connection
+
+
+_indexes: dict[str, int] = {}
+"""Descriptors of the indexes of write-ahead logs. None is closed as long as its file is there: that would end all locks
+which this process has on it (https://sqlite.org/howtocorrupt.html, 2.2), and whoever came next would begin the index
+anew, under the memory of those who have it mapped."""
+
+
+def _index(path: str) -> int:
+    """Raises OSError."""
+    _close_if_gone(path)
+    if path not in _indexes:
+        _indexes.setdefault(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    return _indexes[path]
+
+
+def _close_if_gone(path: str) -> None:
+    kept = _indexes.get(path)
+    with suppress(OSError):  # another thread closed it
+        if kept is not None and os.fstat(kept).st_nlink == 0 and _indexes.pop(path, None) is not None:
+            os.close(kept)
 
 
 def _write_ahead(connection: sqlite3.Connection) -> str:
