@@ -142,9 +142,8 @@ class _Program:
                     self._turn.interrupted = True
             elif line["type"] == "close":
                 break
-        if self._turn is not None:
-            self._turn.interrupted = True
         self._turns.put(None)
+        self.histories.put([])  # whoever waits for one will not get it
 
 
 def serve(answer: Answer) -> None:
