@@ -95,7 +95,7 @@ def remember(turn: Turn) -> Iterator[str]:
 def fork(turn: Turn) -> Iterator[str]:
     """Grandchildren that leave the session and the group, ignore SIGTERM, and hold the pipes open."""
     for _ in range(3):
-        subprocess.Popen([sys.executable, "-S", "-c", GRANDCHILD], env={})
+        subprocess.Popen([sys.executable, "-S", "-c", GRANDCHILD, f"grandchild of {os.getcwd()}"], env={})
     yield "forked"
     if turn.text == "crash":
         os._exit(3)

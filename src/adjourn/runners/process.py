@@ -21,9 +21,9 @@ TAIL_BYTES = 4_096
 """Of standard error, kept for the message of a program that fails."""
 HIGH_BYTES, LOW_BYTES = 262_144, 65_536
 """Of output that nobody has read yet: the program waits above the one, and goes on below the other."""
-EXIT_TIMEOUT_S = 1.0
+EXIT_TIMEOUT_S = 5.0
 """Between a program's last output and its exit."""
-KILL_TIMEOUT_S = 5.0
+KILL_TIMEOUT_S = 10.0
 
 _INFO = re.compile(rb'\A\{\s*"child-pid": (\d+)[^}]*\}\n')
 """What bubblewrap says first."""
