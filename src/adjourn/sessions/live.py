@@ -65,9 +65,9 @@ class Live:
 
     def take(self, event: TurnEvent, at_ms: int) -> None:
         """What the runner has told."""
+        data = msgspec.Raw(_encode(event))  # first: what cannot be written has no number
         self._seq += 1
         kind = event.__struct_config__.tag
-        data = msgspec.Raw(_encode(event))
         self.events.append(
             SessionEvent(seq=self._seq, type=str(kind), at_ms=at_ms, turn_id=self.turn.turn_id, data=data)
         )

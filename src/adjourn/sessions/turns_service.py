@@ -7,16 +7,17 @@ until this node has lost its lease: then another one settles it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from adjourn.errors import AdjournError, DebitRefused, Fenced, Unavailable
+from adjourn.errors import AdjournError, DebitRefused, Fenced, TooBusy, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.ids import new_id
 from adjourn.runner import Said, Turn, TurnFailed
 from adjourn.sessions import money, rows, turn_changes
+from adjourn.sessions.budgets import Totals
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.lifecycle import STOPPED, Ending, failed
 from adjourn.sessions.live import Live, Stop
@@ -40,6 +41,7 @@ GRACE_S = 2.0
 """How long a turn that was asked to end may take for it, before it is ended by force."""
 FORCE_S = 5.0
 HOLD_TRIES = 5
+BUDGET_USED = "the budget is used up, or one above it; raise limits.max_budget_usd, or the total of the tenant"
 AGAIN_S = (0.05, 0.2, 0.5, 1.0)
 
 
@@ -47,6 +49,7 @@ class Turns:
     def __init__(self, means: Means, owner: Owner, opened: OpenRunners, notices: Notices) -> None:
         self.live: dict[SessionKey, Live] = {}
         self.opened = opened
+        self.totals = Totals(means.settings)
         self.lost_turns = 0
         """That were run here and settled by another node."""
         self.settled: dict[TurnStatus, int] = dict.fromkeys(("done", "failed", "interrupted"), 0)
@@ -90,8 +93,7 @@ class Turns:
         self, key: SessionKey, root_id: str, message: Message, idempotency: bytes | None, trigger: str
     ) -> Begun:
         asked = self._asked(key, message, idempotency, trigger)
-        args = (asked, self._compose, self._talk, self._worst)
-        begun = await self._database.write(turn_changes.begin, *args, key=root_id, fence=self._owner.fence)
+        begun = await self._write_begin(turn_changes.begin, asked, root_id)
         if isinstance(begun, AdjournError):
             raise begun
         if begun.fresh and begun.turn.status == "running":
@@ -105,11 +107,17 @@ class Turns:
 
     async def _begin_queued(self, key: SessionKey, root_id: str) -> None:
         asked = self._asked(key, Message(prompt="queued"), None, "")
-        args = (asked, self._compose, self._talk, self._worst)
-        begun = await self._database.write(turn_changes.begin_queued, *args, key=root_id, fence=self._owner.fence)
+        begun = await self._write_begin(turn_changes.begin_queued, asked, root_id)
         self._notices.tell(key)
         if begun is not None:
             self._run(begun)
+
+    async def _write_begin(self, begin: Callable[..., T], asked: Asked, root_id: str) -> T:
+        args = (asked, self._compose, self._talk, self._worst, self.totals)
+        for _ in range(HOLD_TRIES):
+            with suppress(DebitRefused):  # others took it meanwhile, who share a budget; less may be left
+                return await self._database.write(begin, *args, key=root_id, fence=self._owner.fence)
+        raise TooBusy("many turns begin at once that share what is left of a budget; send again", retry_after_ms=100)
 
     def _asked(self, key: SessionKey, message: Message, idempotency: bytes | None, trigger: str) -> Asked:
         now_ms = self._clock.wall_ms()
@@ -280,7 +288,7 @@ class Turns:
                 if more := live.needs_more():
                     await self._hold(live, more)
                 if live.has_spent_all():
-                    self._stop_for(live, "budget_reached", "the budget is used up; raise limits.max_budget_usd")
+                    self._stop_for(live, "budget_reached", BUDGET_USED)
                     break
                 if live.has_no_price():
                     model = live.meter.unpriced_model or live.session.model
@@ -300,7 +308,7 @@ class Turns:
 
     async def _hold(self, live: Live, nanousd: int) -> None:
         """Hold more money for it, as far as every budget over it allows that."""
-        args = (live.key, live.session.epoch, live.turn.turn_id, nanousd)
+        args = (live.key, live.session.epoch, live.turn.turn_id, nanousd, self.totals)
         for _ in range(HOLD_TRIES):
             try:
                 taken = await self._database.write(
@@ -342,11 +350,11 @@ class Turns:
             untold=list(live.to_tell),
             agent=live.agent,
             ending=self._ending(live),
-            keep_open=stays and not self._draining,
+            keep_open=stays,
         )
         tries = 0
         while True:
-            args = (live.key, live.session.epoch, outcome, self._compose, self._talk)
+            args = (live.key, live.session.epoch, outcome, self._compose, self._talk, self.totals)
             try:
                 saved = await self._database.write(
                     turn_changes.settle, *args, key=live.session.root_id, fence=self._owner.fence
