@@ -14,6 +14,7 @@ from adjourn.errors import AdjournError, BodyInvalid
 from adjourn.http.auth import requires
 from adjourn.http.conversation import list_messages
 from adjourn.http.decoding import decode
+from adjourn.http.protocol import SAID_ALL, SAID_ALL_IS_GONE
 from adjourn.http.raw import Headers, refuse, respond, told
 from adjourn.http.reading import BodyReader, Gone, Held
 from adjourn.http.session_events import Following, SessionStream, check_place, place
@@ -74,12 +75,13 @@ async def post_message(
     )
     if not message.stream:
         return Waiting(following, turn.turn_id)
-    if turn.status not in ("queued", "running"):  # the same call was made before
+    live = turn.status in ("queued", "running")
+    if not live:  # the same call was made before
         check_place(session, wanted)
     after = await _place_of(following, turn, session)
     stops = (message.on_disconnect or session.described.on_disconnect) == "stop"
     stop = _stop(following, turn.turn_id) if stops else None
-    return SessionStream(following, max(wanted, after), turn.turn_id, stop)
+    return SessionStream(following, max(wanted, after), turn.turn_id, begun=wanted > after, live=live, on_gone=stop)
 
 
 async def _append(following: Following, message: Message) -> ASGIApp:
@@ -122,6 +124,11 @@ class Waiting:
         self._turn_id = turn_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = cast("dict[str, object]", scope["state"])
+        state[SAID_ALL_IS_GONE] = True
+        if state.get(SAID_ALL):  # before this was known
+            await _stop(self._following, self._turn_id)()
+            return
         answering = asyncio.create_task(self._answer(), name="turn-wait")
         listening = asyncio.create_task(_hung_up(receive), name="turn-listen")
         try:

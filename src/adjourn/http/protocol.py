@@ -35,6 +35,8 @@ UNREAD_BYTES_MAX = 64 * 1024 * 1024
 """What is read and thrown away of a body that was refused already. Closing at once could cost the sender the answer."""
 
 
+SAID_ALL, SAID_ALL_IS_GONE = "adjourn_said_all", "adjourn_said_all_is_gone"
+"""In the state of a request's scope: the sender has closed its side; and whether that means that it has hung up."""
 UPGRADE_WITHIN_BYTES = 4096
 SOCKET_PATH = re.compile(rb"/v1/sessions/([^/?]+)/ws")
 """Of the address as it came, still quoted: where clients may open a WebSocket."""
@@ -119,10 +121,14 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own may say: keep it open
-        """A sender that has said all may still be waiting for its answer; then its connection ends."""
+        """A sender that has said all may still be waiting for its answer; then its connection ends. Where an answer is
+        none without somebody to wait for it, whoever says no more has hung up: the two look the same."""
         due = bool(self.cycle) and not self.cycle.response_complete and not self.cycle.more_body
         if due:
             self.cycle.keep_alive = False
+            state = self.cycle.scope.get("state", {})
+            state[SAID_ALL] = True
+            due = not state.get(SAID_ALL_IS_GONE, False)
         return due
 
     def data_received(self, data: bytes) -> None:

@@ -7,7 +7,7 @@ any node.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -25,6 +25,7 @@ from adjourn.sessions.session import Session
 from adjourn.sessions.turn import SessionEvent
 
 SEQ_MAX = 2**53
+KEPT_AT_ONCE = 256
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,8 +41,17 @@ class Following:
         self._permission: Permission = permission
         self._authorization = connection.headers.get("authorization", "")
 
-    def follower(self, after: int, wake: asyncio.Event) -> Follower:
-        return Follower(self.node.sessions.follow(self.tenant, self.session_id, after=after), wake)
+    def follower(self, after: int, wake: asyncio.Event, *, live: bool = True) -> Follower:
+        """Not `live`: what there is already, and then it is over."""
+        if live:
+            return Follower(self.node.sessions.follow(self.tenant, self.session_id, after=after), wake)
+        return Follower(self._kept(after), wake)
+
+    async def _kept(self, after: int) -> AsyncGenerator[SessionEvent, None]:
+        while found := await self.node.sessions.events(self.tenant, self.session_id, after=after, limit=KEPT_AT_ONCE):
+            for event in found:
+                yield event
+            after = found[-1].seq
 
     async def may_stay(self) -> bool:
         """A stream may be open for days: what a key may do is asked again and again."""
@@ -56,15 +66,25 @@ class Following:
 
 class SessionStream:
     """One client's, as the ASGI application that answers it. `turn_id`: of that turn alone, and it ends with the turn;
-    `on_gone` is called when the client hangs up before the end."""
+    `begun`: whether some of it was told before; `live`: whether more may come than there is; `on_gone` is called when
+    the client hangs up before the end."""
 
     def __init__(
-        self, following: Following, after: int, turn_id: str = "", on_gone: Callable[[], Awaitable[None]] | None = None
+        self,
+        following: Following,
+        after: int,
+        turn_id: str = "",
+        *,
+        begun: bool = False,
+        live: bool = True,
+        on_gone: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._following = following
         self._followers = following.followers
         self._after = after
         self._turn_id = turn_id
+        self._live = live
+        self._begun = begun
         self._on_gone = on_gone
         self._clock = following.node.clock
         self._wake = asyncio.Event()
@@ -76,7 +96,7 @@ class SessionStream:
         headers += [(name.encode(), value.encode()) for name, value in sse.HEADERS.items()]
         self._followers.enter(self._wake)
         listening = asyncio.create_task(self._listen(receive), name="session-listen")
-        follower = self._following.follower(self._after, self._wake)
+        follower = self._following.follower(self._after, self._wake, live=self._live)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             if cast("dict[str, object]", scope).get("is_head"):
@@ -134,10 +154,15 @@ class SessionStream:
             if self._over:
                 break
             self._after = event.seq
-            if not self._turn_id or event.turn_id in (None, self._turn_id):
+            if not self._turn_id or self._is_of_turn(event):
                 parts.append(rendered(event))
                 self._over = bool(self._turn_id) and event.type == "turn_ended" and event.turn_id == self._turn_id
         return b"".join(parts)
+
+    def _is_of_turn(self, event: SessionEvent) -> bool:
+        """The session may change its status before its turn begins, and does after it has ended."""
+        self._begun = self._begun or event.turn_id == self._turn_id
+        return event.turn_id == self._turn_id or (event.turn_id is None and not self._begun)
 
     async def _put(self, send: Send, chunk: bytes) -> bool:
         """False: the client has gone, or takes nothing any more."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from adjourn.errors import AdjournError, BodyInvalid, Unavailable
+from adjourn.errors import AdjournError, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.http import stream as bounds
 from adjourn.http.decoding import decode
@@ -16,7 +16,7 @@ from adjourn.http.following import Follower, Followers
 from adjourn.http.problems import ProblemDetails, problem
 from adjourn.http.rates import Rates
 from adjourn.http.raw import Receive, Send, told
-from adjourn.http.session_events import SEQ_MAX
+from adjourn.http.session_events import SEQ_MAX, check_place
 from adjourn.http.session_views import Appended, SessionEventView, TurnView
 from adjourn.http.stopping import Stop
 from adjourn.http.watched import IDEMPOTENCY_KEY_LENGTH_MAX
@@ -243,12 +243,11 @@ class Socket:
         return Accepted(ref=say.ref, turn=TurnView.of(turn))
 
     async def _follow(self, after: int | None) -> None:
-        """Raises BodyInvalid."""
-        last = (await self._session()).events
-        if after is not None and after > last:
-            raise BodyInvalid(
-                f"after: {after} is none of the session's {last} events; go on after the last", path="after"
-            )
+        """Raises PositionGone."""
+        session = await self._session()
+        last = session.events
+        if after is not None:
+            check_place(session, after)
         old, self._follower = self._follower, None
         if old is not None:
             await old.close()
