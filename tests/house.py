@@ -22,7 +22,7 @@ LINES_PER_FUNCTION = 50
 METHODS_PER_CONTRACT = 8
 
 _ASYNC_PLACES = re.compile(
-    r"(.*/)?(\w+_)?service\.py|runner\w*\.py|(runtime|node|capture)\.py|(destination|database|log)\.py|sdk/_async\.py"
+    r"(.*/)?(\w+_)?service\.py|runner\w*\.py|(runtime|node|capture)\.py|(destination|database|log)\.py|sdk/_async(_\w+)?\.py"
     r"|(runners|destinations|databases|logs|http|cli|testing|integrations)/.*"
 )
 _STUB = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")

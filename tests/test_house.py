@@ -24,6 +24,7 @@ CROSS_CUTTING = {
     "test_documented.py": "tests the reader of reference pages, which stands in tests/",
     "test_readme.py": "runs what README tells its readers to run",
     "test_settings_matter.py": "flips every setting and looks at the product as a whole",
+    "examples/": "runs the programs of examples/ as their readers do",
     "faults/": "breaks whole installations: kills, power cuts, full disks, dead connections",
 }
 """Tests with no source file of their name, each with the reason."""
@@ -253,6 +254,7 @@ def test_each_rule_bites(rule: Callable[[str, str], list[str]], path: str, bad: 
         "http/app.py",
         "cli/serve.py",
         "sdk/_async.py",
+        "sdk/_async_sessions.py",
         "runtime.py",
         "node.py",
     ],

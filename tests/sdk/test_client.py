@@ -281,9 +281,9 @@ def test_importing_it_does_not_import_httpx() -> None:
     assert done.stdout.split() == ["False", "True"]
 
 
-def call_of(method: str) -> str:
+def call_of(method: str, kind: type = Client) -> str:
     """`send(events, *, producer='', first_sequence=0)`"""
-    signature = inspect.signature(getattr(Client, method))
+    signature = inspect.signature(getattr(kind, method))
     bare = [p.replace(annotation=p.empty) for p in signature.parameters.values() if p.name != "self"]
     return f"{method}{signature.replace(parameters=bare, return_annotation=signature.empty)}"
 
@@ -295,7 +295,11 @@ def test_what_is_public_is_documented() -> None:
     assert {*sdk.__all__, *inspect.signature(Client).parameters} <= names
     methods = {call_of(name) for name in vars(Client) if not name.startswith("_")}
     assert {call.replace('"', "'") for call in documented.documented_names("sdk.md", section="Methods")} == methods
+    hosted = documented.documented_rows("sdk.md", section="Hosted sessions")
+    methods = {call_of(name, sdk.Sessions).replace('"', "'") for name in vars(sdk.Sessions) if not name.startswith("_")}
+    assert methods <= hosted.keys()
     types = documented.documented_rows("sdk.md", section="What comes back")
+    types |= {name: hosted[name] for name in hosted if hasattr(getattr(sdk, name, None), "__struct_fields__")}
     for name in types.keys() - {"EventStatus"}:
         assert set(getattr(sdk, name).__struct_fields__) <= set(re.findall(r"`(\w+)`", types[name][1])), name
     assert set(get_args(sdk.EventStatus)) <= set(re.findall(r"`(\w+)`", types["EventStatus"][1]))

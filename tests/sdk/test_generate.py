@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from adjourn.sdk import AsyncClient, Client, generate
+import adjourn.sdk
+from adjourn.sdk import generate
+
+BOTH = [name for name in adjourn.sdk.__all__ if name.startswith("Async")]
 
 
 def test_the_synchronous_client_is_the_generated_one() -> None:
-    """_sync.py is, byte for byte, what the generator makes of _async.py."""
-    wanted = generate.unasync(generate.SOURCE.read_text(encoding="utf-8")).encode()
-    assert generate.TARGET.read_bytes() == wanted, "run: python -m adjourn.sdk.generate"
+    """Each _sync*.py is, byte for byte, what the generator makes of its _async*.py, and there is no other."""
+    wanted = generate.wanted()
+    assert len(wanted) > 1
+    assert {path: path.read_bytes() for path in generate.HERE.glob("_sync*.py")} == wanted, (
+        "run: python -m adjourn.sdk.generate"
+    )
 
 
 def test_the_command_checks_what_stands_there() -> None:
     """`python -m adjourn.sdk.generate --check` succeeds on the tree as it is, and writes nothing."""
-    before = generate.TARGET.stat().st_mtime_ns
+    before = {path: path.stat().st_mtime_ns for path in generate.wanted()}
     command = [sys.executable, "-m", "adjourn.sdk.generate", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert generate.TARGET.stat().st_mtime_ns == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_check_refuses_and_writing_mends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One byte more fails the check, which says what to run; running it mends the file."""
-    target = tmp_path / "_sync.py"
-    target.write_bytes(generate.TARGET.read_bytes() + b"\n")
-    monkeypatch.setattr(generate, "TARGET", target)
-    assert generate.main(["--check"]) == 1
+def test_check_refuses_and_writing_mends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One byte more fails the check, which says what to run; that mends it. One without a source is told."""
+    for path in generate.HERE.glob("_*sync*.py"):
+        shutil.copy(path, tmp_path)
+    target = tmp_path / "_sync_sessions.py"
+    target.write_bytes(target.read_bytes() + b"\n")
+    assert generate.main(["--check"], tmp_path) == 1
     assert "run: python -m adjourn.sdk.generate" in capsys.readouterr().err
-    assert generate.main([]) == 0
-    assert generate.main(["--check"]) == 0
+    assert generate.main([], tmp_path) == 0
+    assert generate.main(["--check"], tmp_path) == 0
     target.unlink()
-    assert generate.main(["--check"]) == 1
+    assert generate.main(["--check"], tmp_path) == 1
+    target.with_name("_sync_more.py").touch()
+    assert generate.main([], tmp_path) == 1
+    assert "_sync_more.py has no source" in capsys.readouterr().err
 
 
 def test_unknown_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,11 +88,23 @@ async def __aenter__(self): ...
     ]
 
 
-def test_both_clients_have_the_same_methods() -> None:
-    """Each public method of one is on the other, with the same parameters; only one of them is awaited."""
-    names = [name for name in vars(AsyncClient) if not name.startswith("_")]
-    assert names == [name for name in vars(Client) if not name.startswith("_")]
-    for name in names:
-        ours, theirs = getattr(AsyncClient, name), getattr(Client, name)
-        assert inspect.signature(ours) == inspect.signature(theirs)
-        assert (inspect.iscoroutinefunction(ours), inspect.iscoroutinefunction(theirs)) == (True, False)
+def test_imports_are_sorted_by_their_new_names() -> None:
+    """As ruff wants them; a loop that only passes on is one word without `async`."""
+    source = '"""It."""\nfrom a._async_b import (\n    B,\n)\nfrom a._c import C\n\nfor x in y.z:\n    yield x\n'
+    made = generate.unasync(source).splitlines()[1:]
+    assert made == ["from a._c import C", "from a._sync_b import (", "    B,", ")", "", "yield from y.z"]
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_both_kinds_have_the_same_methods(name: str) -> None:
+    """Each public method of one class is on the other, with the same parameters; only one of them is awaited."""
+    ours, theirs = getattr(adjourn.sdk, name), getattr(adjourn.sdk, name.removeprefix("Async"))
+    names = [name for name in vars(ours) if not name.startswith("_")]
+    assert names == [name for name in vars(theirs) if not name.startswith("_")]
+    for each in names:
+        mine, other = getattr(ours, each), getattr(theirs, each)
+        if isinstance(mine, property):
+            continue
+        assert list(inspect.signature(mine).parameters.values()) == list(inspect.signature(other).parameters.values())
+        assert not inspect.iscoroutinefunction(other)
+        assert not inspect.isasyncgenfunction(other)

@@ -1,7 +1,15 @@
 """Clients of an Adjourn server over HTTP."""
 
-from adjourn.sdk._async import AsyncClient, AsyncWatch
-from adjourn.sdk._sync import Client, Watch
+from adjourn.sdk._async import AsyncClient
+from adjourn.sdk._async_events import AsyncEvents, AsyncTurn
+from adjourn.sdk._async_hosted import AsyncHosted
+from adjourn.sdk._async_sessions import AsyncSessions
+from adjourn.sdk._async_watch import AsyncWatch
+from adjourn.sdk._sync import Client
+from adjourn.sdk._sync_events import Events, Turn
+from adjourn.sdk._sync_hosted import Hosted
+from adjourn.sdk._sync_sessions import Sessions
+from adjourn.sdk._sync_watch import Watch
 from adjourn.sdk.models import (
     CompletedAnswer,
     DestinationCounts,
@@ -13,18 +21,104 @@ from adjourn.sdk.models import (
     WatchedAnswer,
     WatchedPage,
 )
+from adjourn.sdk.models_events import (
+    Amended,
+    Completed,
+    CostTold,
+    Done,
+    Failed,
+    MessageTold,
+    SessionEvent,
+    SessionEventPage,
+    StatusChanged,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+    TurnBegan,
+    UsageTold,
+)
+from adjourn.sdk.models_sessions import (
+    Agent,
+    AgentAnswer,
+    AppendedAnswer,
+    Config,
+    Durations,
+    Figures,
+    Limits,
+    MessageAnswer,
+    MessagePage,
+    Part,
+    Pattern,
+    Price,
+    SentAnswer,
+    SessionAnswer,
+    SessionPage,
+    SnapshotAnswer,
+    StatsAnswer,
+    Status,
+    TriggerAnswer,
+    TurnAnswer,
+    TurnError,
+    TurnStatus,
+    UsageAnswer,
+)
 
 __all__ = [
+    "Agent",
+    "AgentAnswer",
+    "Amended",
+    "AppendedAnswer",
     "AsyncClient",
+    "AsyncEvents",
+    "AsyncHosted",
+    "AsyncSessions",
+    "AsyncTurn",
     "AsyncWatch",
     "Client",
+    "Completed",
     "CompletedAnswer",
+    "Config",
+    "CostTold",
     "DestinationCounts",
+    "Done",
+    "Durations",
     "EventAnswer",
     "EventResult",
     "EventStatus",
+    "Events",
+    "Failed",
+    "Figures",
+    "Hosted",
+    "Limits",
+    "MessageAnswer",
+    "MessagePage",
+    "MessageTold",
     "MetricsAnswer",
+    "Part",
+    "Pattern",
+    "Price",
     "SendAnswer",
+    "SentAnswer",
+    "SessionAnswer",
+    "SessionEvent",
+    "SessionEventPage",
+    "SessionPage",
+    "Sessions",
+    "SnapshotAnswer",
+    "StatsAnswer",
+    "Status",
+    "StatusChanged",
+    "TextDelta",
+    "ToolCall",
+    "ToolResult",
+    "TriggerAnswer",
+    "Turn",
+    "TurnAnswer",
+    "TurnBegan",
+    "TurnError",
+    "TurnStatus",
+    "UsageAnswer",
+    "UsageTold",
     "Watch",
     "WatchedAnswer",
     "WatchedPage",

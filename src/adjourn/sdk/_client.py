@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -66,7 +66,19 @@ class Request:
     path: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     body: bytes | None = None
-    query: Mapping[str, str | int] | None = None
+    query: Mapping[str, str | int | Sequence[str]] | None = None
+
+
+Again = Literal["always", "undone", "never"]
+"""Whether a request may be sent again: `undone`, where it is certain that it was not done."""
+
+
+@dataclass
+class Tries:
+    """Of one request. `unsure`: one of them may have been done without an answer."""
+
+    count: int = 0
+    unsure: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,10 @@ class Answer:
     def is_json(self) -> bool:
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         return kind == "application/json" or kind.endswith("+json")
+
+
+def is_stream(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
 
 
 # --- where to ---------------------------------------------------------------------------------------------------------
@@ -178,6 +194,10 @@ def event_path(event_id: str) -> str:
     return f"/v1/events/{quote(event_id, safe='').replace('.', '%2E')}"
 
 
+def with_headers(request: Request, headers: Mapping[str, str]) -> Request:
+    return replace(request, headers={**request.headers, **headers})
+
+
 # --- what the answer means --------------------------------------------------------------------------------------------
 
 
@@ -189,6 +209,16 @@ def decode(server: Server, answer: Answer, kind: type[T]) -> T:
         return decoder(kind).decode(answer.body)
     except msgspec.DecodeError as error:
         raise _not_adjourn(server, answer, f"JSON of another form: {error}") from None
+
+
+def no_stream(server: Server, answer: Answer) -> Unavailable:
+    """A success, where server-sent events were asked for."""
+    return _not_adjourn(server, answer, _described(answer))
+
+
+def no_event(server: Server, reason: str) -> Unavailable:
+    fact = f"what {server.url} streams are events of another form ({reason})"
+    return Unavailable(server.hide(f"{fact}; see whether it is Adjourn, and of which version"), path="url")
 
 
 def decode_sent(server: Server, answer: Answer, count: int) -> SendAnswer:
@@ -239,6 +269,8 @@ def _described(answer: Answer) -> str:
     return f"{kind} {title[1].decode('utf-8', 'replace')!r}" if title else kind
 
 
+_UNSURE_STATUSES = frozenset({502, 504})
+"""Of what stands between: the request may have gone on, and been done."""
 _CLASSES = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, AdjournError)]
 _CLASSES_BY_CODE = {cls.code: cls for cls in _CLASSES}
 _CLASSES_BY_STATUS: dict[int, type[AdjournError]] = {
@@ -268,13 +300,32 @@ def nothing_answers(server: Server, reason: str) -> Unavailable:
     return Unavailable(server.hide(f"{fact}; {remedy}"), path="url")
 
 
+def cut_off(server: Server, retry_ms: int) -> Unavailable:
+    fact = f"{server.url} ended the stream before it was over"
+    return Unavailable(f"{fact}; see whether it, or a proxy on the way, is stopping", retry_after_ms=retry_ms or None)
+
+
+class Unanswered(Unavailable):
+    """It was sent, and it is not known whether it was done."""
+
+
 def too_slow(server: Server, timeout_ms: int) -> Unavailable:
-    return Unavailable(f"{server.url} did not answer within {timeout_ms} ms; look at its load, or raise timeout_ms")
+    return Unanswered(f"{server.url} did not answer within {timeout_ms} ms; look at its load, or raise timeout_ms")
 
 
 def broken_off(server: Server, reason: str) -> Unavailable:
     fact = f"the connection to {server.url} broke off before the answer was whole ({reason or 'closed'})"
-    return Unavailable(server.hide(f"{fact}; see whether the server, or a proxy on the way, stopped or restarted"))
+    return Unanswered(server.hide(f"{fact}; see whether the server, or a proxy on the way, stopped or restarted"))
+
+
+def is_unsure(error: AdjournError, status: int) -> bool:
+    """Whether what was asked for may have been done all the same; `status` is 0 where there is no answer."""
+    return isinstance(error, Unanswered) or (status in _UNSURE_STATUSES and not isinstance(error, errors.RunnerFailed))
+
+
+def may_pass(error: AdjournError, status: int) -> bool:
+    """Whether the same request may be answered otherwise later. A runner that fails does so again."""
+    return status in RETRIED_STATUSES and not isinstance(error, errors.RunnerFailed)
 
 
 def given_up(error: AdjournError, tries: int) -> AdjournError:
