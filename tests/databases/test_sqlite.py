@@ -123,8 +123,8 @@ def test_processes_share_one_file(tmp_path: Path) -> None:
 
 
 def test_a_file_stays_in_use_however_often_its_log_is_looked_at(tmp_path: Path) -> None:
-    """SQLite's locks belong to the process, and end when it closes any descriptor of the file. Who came next would begin
-    the log's index anew, under the memory of those who have it mapped: SIGBUS. When all is closed nothing stays open."""
+    """SQLite's locks belong to the process, and end when it closes any descriptor of the file: who came next would
+    begin the log's index anew, under those who have it mapped: SIGBUS. In the end nothing is open."""
     rig = DatabaseRig("sqlite", tmp_path)
     program = """if True:
         import fcntl, sys
@@ -143,7 +143,8 @@ def test_a_file_stays_in_use_however_often_its_log_is_looked_at(tmp_path: Path) 
             for number in range(3 * sqlite.LOOK_EVERY_BATCHES):
                 await database.write(put, str(number))
             index = rig.url.removeprefix("sqlite:///") + "-shm"
-            tried = subprocess.run([sys.executable, "-c", program, index], check=False)
+            command = [sys.executable, "-c", program, index]
+            tried = await asyncio.to_thread(subprocess.run, command, check=False)
             assert tried.returncode == 9  # in use
 
     asyncio.run(run())
