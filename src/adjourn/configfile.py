@@ -300,8 +300,10 @@ def _fields(
 def _item(values: _Values, listing: Listing, given: Mapping[str, Given], path: str) -> Section:
     values.origins[path] = next((it.origin for it in given.values()), "")
     fields = values.section(given, listing.settings, f"{path}.")
-    if "type" not in fields:
+    if listing.key not in fields:
         # That is reported already. A stand-in keeps the numbers of those that follow, and what refers to its name.
         values.refused.append(path)
-        fields = {"name": f"without-type-{len(values.refused)}", **fields, "type": listing.types[0]}
+        fields = {"name": f"without-{listing.key}-{len(values.refused)}", **fields}
+        if listing.key == "type":
+            fields["type"] = listing.types[0]
     return listing.section(**fields)

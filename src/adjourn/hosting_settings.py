@@ -52,6 +52,23 @@ class RunnerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
             msgspec.structs.force_setattr(self, "name", self.type)
 
 
+class TenantSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the sessions of one tenant may use, within the bounds of all. `max_idle_ms` to `turn_timeout_ms` are as in
+    `HostingSettings`; a total is what all sessions may spend together."""
+
+    name: str
+    max_sessions: Count | None = None
+    max_sessions_per_user: Count | None = None
+    max_idle_ms: Many | None = None
+    max_lifetime_ms: Many | None = None
+    max_budget_usd: UsdPositive | None = None
+    max_turns: Many | None = None
+    max_tokens: Many | None = None
+    turn_timeout_ms: Many | None = None
+    total_budget_usd: UsdPositive | None = None
+    total_budget_usd_per_user: UsdPositive | None = None
+
+
 class HostingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`max_idle_ms` to `turn_timeout_ms` are both the most that a session may ask for, and what one has that asks for
     nothing; None: no bound."""
@@ -74,6 +91,7 @@ class HostingSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     watch_folders: tuple[str, ...] = ()
     sweep_interval_ms: Count = 250
     runners: tuple[RunnerSettings, ...] = ()
+    tenants: tuple[TenantSettings, ...] = ()
 
     def every_runner(self) -> tuple[RunnerSettings, ...]:
         """Those that are set, and `echo`, which is always there."""
@@ -90,6 +108,7 @@ def find_problems(hosting: HostingSettings) -> Iterator[Problem]:
 # --- the rules between settings ---------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_TENANT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OF_COMMAND = tuple(field for field in RunnerSettings.__struct_fields__ if field not in ("name", "type"))
 
@@ -153,4 +172,36 @@ def _absolute(path: str, folders: tuple[str, ...]) -> Iterator[Problem]:
             yield Problem(f"{path}[{i}]", f"{fact}; give one that begins with '/'")
 
 
-_RULES = (_names, _default, _watch_folders, _runners)
+_BOUNDS = ("max_idle_ms", "max_lifetime_ms", "max_budget_usd", "max_turns", "max_tokens", "turn_timeout_ms")
+_OF_ALL = {
+    "max_sessions": ("max_sessions", "max_sessions_per_tenant"),
+    **{name: (name,) for name in ("max_sessions_per_user", *_BOUNDS)},
+}
+"""The bounds of all tenants within which a tenant's own ones are."""
+
+
+def _tenants(hosting: HostingSettings) -> Iterator[Problem]:
+    names: dict[str, int] = {}
+    for i, tenant in enumerate(hosting.tenants):
+        path = f"hosting.tenants[{i}]."
+        if not _TENANT.fullmatch(tenant.name):
+            fact = f"{path}name is {short(tenant.name)}, and no tenant may be called so"
+            yield Problem(f"{path}name", f"{fact}; give 1 to 128 letters, digits, '_', '.' and '-'")
+        elif tenant.name in names:
+            fact = f"{path}name is {tenant.name!r}, as is that of hosting.tenants[{names[tenant.name]}]"
+            yield Problem(f"{path}name", f"{fact}; give each tenant once")
+        names.setdefault(tenant.name, i)
+        for name, above in _OF_ALL.items():
+            for other in above:
+                yield from _within(f"{path}{name}", getattr(tenant, name), f"hosting.{other}", getattr(hosting, other))
+        total, per_user = tenant.total_budget_usd, tenant.total_budget_usd_per_user
+        yield from _within(f"{path}total_budget_usd_per_user", per_user, f"{path}total_budget_usd", total)
+
+
+def _within(path: str, value: float | None, above: str, most: float | None) -> Iterator[Problem]:
+    if value is not None and most is not None and value > most:
+        fact = f"{path} is {value}, and has no effect above {above} ({most})"
+        yield Problem(path, f"{fact}; lower it, or raise {above}")
+
+
+_RULES = (_names, _default, _watch_folders, _runners, _tenants)

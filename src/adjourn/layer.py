@@ -11,7 +11,7 @@ from typing import cast, get_args
 import msgspec
 
 from adjourn.setting import Leaf, Problem, Section, describe, kind_of, leaves, named, short
-from adjourn.settings import DestinationSettings, Draft, RunnerSettings
+from adjourn.settings import DestinationSettings, Draft, RunnerSettings, TenantSettings
 
 WRAPPER = "session_completion_runtime"  # a whole configuration may stand under this key
 ALIASES = {
@@ -25,7 +25,8 @@ ALIASES = {
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """A setting that is a list of mappings, each with a `type`: whose settings they are, and how else they are written.
+    """A setting that is a list of mappings, each with a `type`, or else a `name`: whose settings they are, and how else
+    they are written.
 
     `aliases` are of their settings, `type_aliases` of the types; `implied` is the type of what has a certain setting
     and no type; under `nested`, settings may stand one level deeper."""
@@ -41,6 +42,11 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
         return leaves(self.section)
 
     @property
+    def key(self) -> str:
+        """The setting that each of them needs."""
+        return "type" if "type" in self.settings else "name"
+
+    @property
     def types(self) -> tuple[str, ...]:
         return get_args(self.settings["type"].type)
 
@@ -54,6 +60,7 @@ LISTS: Mapping[str, Listing] = {
         nested="config",
     ),
     "hosting.runners": Listing(section=RunnerSettings),
+    "hosting.tenants": Listing(section=TenantSettings),
 }
 
 
@@ -134,7 +141,7 @@ class Layer:
     def _read_item(self, listing: Listing, value: object, written: str) -> dict[str, Given]:
         found: dict[str, Given] = {}
         if not isinstance(value, Mapping):
-            self.refuse(written, f"{written} is {kind_of(value)}; give a mapping with a type")
+            self.refuse(written, f"{written} is {kind_of(value)}; give a mapping with a {listing.key}")
             return found
         for key, it, parent in self._flattened(listing.nested, cast("Mapping[object, object]", value), written):
             native, path = listing.aliases.get(key, key), f"{parent}.{key}"
@@ -144,17 +151,18 @@ class Layer:
                 self._put(found, native, listing.type_aliases.get(it, it), path)
             else:
                 self._put(found, native, it, path)
-        if "type" not in found:
-            self._imply_type(listing, found, written)
+        if listing.key not in found:
+            self._imply(listing, found, written)
         return found
 
-    def _imply_type(self, listing: Listing, found: dict[str, Given], written: str) -> None:
+    def _imply(self, listing: Listing, found: dict[str, Given], written: str) -> None:
         for name, kind in listing.implied.items():
             if name in found:
                 found["type"] = Given(kind, found[name].origin)
                 return
-        options = [describe(listing.settings["type"].type), *(f"a {n} for a {k}" for n, k in listing.implied.items())]
-        self.refuse(written, f"{written}.type is missing; give {', or '.join(options)}")
+        key = listing.key
+        options = [describe(listing.settings[key].type), *(f"a {n} for a {k}" for n, k in listing.implied.items())]
+        self.refuse(written, f"{written}.{key} is missing; give {', or '.join(options)}")
 
     def _flattened(
         self, nested: str, value: Mapping[object, object], written: str

@@ -32,6 +32,7 @@ sessions = Table(
     Column("parent_id", Text),
     Column("root_id", Text, nullable=False),
     Column("resumed_from", Text),
+    Column("idempotency", LargeBinary),
     Column("revision", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("node", Text),
@@ -62,6 +63,14 @@ sessions = Table(
     Column("state", LargeBinary, nullable=False),
     Column("counted", BigInteger, nullable=False, server_default=text("-1")),
     Column("counted_as", LargeBinary),
+    Index(
+        "sessions_by_idempotency",
+        "tenant",
+        "idempotency",
+        unique=True,
+        sqlite_where=_NAMED,
+        postgresql_where=_NAMED,
+    ),
     Index("sessions_by_status", "tenant", "status", "id"),
     Index("sessions_by_pattern", "tenant", "pattern", "id"),
     Index("sessions_by_user", "tenant", "user_id", "id"),
@@ -118,6 +127,7 @@ turns = Table(
     Column("reserved_nanousd", BigInteger, nullable=False),
     Column("reservation", Text, nullable=False),
     Column("answer", LargeBinary, nullable=False),
+    Column("so_far", LargeBinary, nullable=False),
     Index("turns_by_id", "tenant", "turn_id", unique=True),
     Index(
         "turns_by_idempotency",
@@ -169,6 +179,15 @@ session_leftovers = Table(
     Column("tenant", Text, primary_key=True),
     Column("session_id", Text, primary_key=True),
     Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+budget_totals = Table(
+    "budget_totals",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("total_nanousd", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 

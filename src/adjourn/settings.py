@@ -17,6 +17,7 @@ from adjourn.addresses import bad_database_url, bad_origins, bad_web_url
 from adjourn.errors import ConfigInvalid
 from adjourn.hosting_settings import HostingSettings as HostingSettings  # the one place to import them from
 from adjourn.hosting_settings import RunnerSettings as RunnerSettings
+from adjourn.hosting_settings import TenantSettings as TenantSettings
 from adjourn.redaction_rules import parse_rule
 from adjourn.routing_settings import DestinationSettings as DestinationSettings
 from adjourn.routing_settings import RoutingSettings as RoutingSettings

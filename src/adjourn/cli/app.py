@@ -22,6 +22,7 @@ from adjourn.cli import (
     keys,
     quarantine,
     serve,
+    sessions,
     status,
     tap,
     transforms,
@@ -48,6 +49,7 @@ app.add_typer(dead_letters.app)
 app.add_typer(destinations.app)
 app.add_typer(keys.app)
 app.add_typer(quarantine.app)
+app.add_typer(sessions.app)
 app.add_typer(transforms.app)
 
 

@@ -10,11 +10,12 @@ from litestar.params import QueryParameter
 from msgspec import Meta
 
 from adjourn.errors import BodyInvalid
-from adjourn.events import Id, SessionType, Time
+from adjourn.events import ID_LENGTH_MAX, Id, SessionType, Time
 from adjourn.http.auth import caller_of, node_of, requires
 from adjourn.http.decoding import from_query
-from adjourn.http.session_views import SessionPage, SessionView, StatsView
+from adjourn.http.session_views import AllowanceView, SessionPage, SessionView, StatsView
 from adjourn.sessions import queries, stats
+from adjourn.sessions.allowance import allowance
 from adjourn.sessions.hosting import Pattern
 from adjourn.sessions.lifecycle import Status
 from adjourn.sessions.query import LIMIT_MAX, Order, Query
@@ -95,3 +96,15 @@ async def get_stats(
 ) -> StatsView:
     """`shown`: values of one kind that are told apart, the largest; the others are added up."""
     return StatsView.of(await node_of(request).database.read(stats.stats, caller_of(request).tenant, shown=shown))
+
+
+@get(
+    "/v1/sessions/limits", guards=[requires("sessions:read")], summary="What hosted sessions may use, and what is left"
+)
+async def get_limits(
+    request: AnyRequest, user_id: Annotated[str, QueryParameter(max_length=ID_LENGTH_MAX)] = ""
+) -> AllowanceView:
+    """`user_id`: tell of this user too."""
+    node = node_of(request)
+    found = await node.database.read(allowance, node.settings.hosting, caller_of(request).tenant, user_id)
+    return AllowanceView.of(found)

@@ -11,6 +11,7 @@ from adjourn.clock import rfc3339
 from adjourn.events import OutcomeStatus, SessionType
 from adjourn.http.views import usd
 from adjourn.runner import RunnerConfig, StopReason
+from adjourn.sessions.allowance import Allowance, Share
 from adjourn.sessions.hosting import Pattern
 from adjourn.sessions.lifecycle import Status
 from adjourn.sessions.session import Limits, Price, Role, Session, Spent
@@ -235,6 +236,40 @@ class StatsView(msgspec.Struct):
             total=FiguresView.of(stats.total),
             **{name: {value: FiguresView.of(one) for value, one in getattr(stats, name).items()} for name in by},
         )
+
+
+class ShareView(msgspec.Struct):
+    """What a tenant or a user may use, and what of that; null: no bound of its own. Decimal USD, exact. What running
+    turns hold is not left; it is below zero where the total was lowered to less than was spent."""
+
+    max_sessions: int | None
+    live_sessions: int
+    total_budget_usd: str | None
+    left_usd: str | None
+
+    @classmethod
+    def of(cls, share: Share) -> ShareView:
+        total, left = share.total_nanousd, share.left_nanousd
+        return cls(
+            share.max_sessions,
+            share.live_sessions,
+            None if total is None else usd(total),
+            None if left is None else usd(left),
+        )
+
+
+class AllowanceView(msgspec.Struct):
+    """`limits`: the most that one session may ask for, and what one has that asks for nothing. `user` is null where
+    none was asked about."""
+
+    limits: Limits
+    tenant: ShareView
+    user: ShareView | None
+
+    @classmethod
+    def of(cls, found: Allowance) -> AllowanceView:
+        user = None if found.user is None else ShareView.of(found.user)
+        return cls(found.limits, ShareView.of(found.tenant), user)
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from adjourn.http.decoding import decode
 from adjourn.http.messages import MESSAGE_ROUTES
 from adjourn.http.rates import rates_of
 from adjourn.http.session_events import SEQ_MAX, Following, SessionStream, check_place, place
-from adjourn.http.session_list import get_stats, list_sessions
+from adjourn.http.session_list import get_limits, get_stats, list_sessions
 from adjourn.http.session_views import EventPage, SessionEventView, SessionView, SnapshotView
 from adjourn.http.watched import IDEMPOTENCY_KEY_LENGTH_MAX
 from adjourn.http.whole import Body, encode
@@ -192,6 +192,7 @@ async def get_socket(request: AnyRequest, session_id: FromPath[str]) -> None:
 SESSION_ROUTES = [
     list_sessions,
     get_stats,
+    get_limits,
     create_session,
     get_session,
     patch_session,

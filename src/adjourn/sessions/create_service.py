@@ -4,13 +4,24 @@ written, and what it needs before its first turn is made ready."""
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter
 from functools import partial
 
 import msgspec
 
-from adjourn.errors import AdjournError, KeyReused, LimitReached, NotFound, RunnerFailed, RunnerRefused
+from adjourn.errors import (
+    AdjournError,
+    KeyReused,
+    LimitReached,
+    NotFound,
+    RunnerFailed,
+    RunnerRefused,
+    SessionEnded,
+    StorageFull,
+    TooBusy,
+    Unavailable,
+)
+from adjourn.eventlog import get_logger
 from adjourn.ids import new_id
 from adjourn.sessions import limits, money, queries, rows, session_changes
 from adjourn.sessions.end_service import Ends
@@ -24,7 +35,10 @@ from adjourn.sessions.session_changes import Creation
 from adjourn.sessions.snapshot_service import Snapshots
 from adjourn.sessions.trigger_service import Triggers
 from adjourn.sessions.turn import Message
+from adjourn.sessions.turn_rows import idempotency_of
 from adjourn.sessions.turns_service import Turns
+
+_log = get_logger("adjourn.sessions")
 
 COUNT_EVERY_S = 1.0
 
@@ -46,7 +60,7 @@ class Creator:
         self._talk = means.talk
         self._live: dict[str, int] = {}
         """By tenant."""
-        self._coming = Counter[SessionKey]()
+        self._coming = Counter[tuple[str, bytes]]()
         """Those that are let in, and not created yet."""
         self._counted_s: float | None = None
         self._counting = asyncio.Lock()
@@ -60,10 +74,10 @@ class Creator:
         if new.snapshot_id is not None:
             source_seq = await self._from_snapshot(session, new.snapshot_id)
         try:
-            await self._check_room(session.key)
+            await self._check_room(_call_of(session))
         except LimitReached:
             # The same call may have taken the last place.
-            standing = await self._database.read(rows.find, session.key) if idempotency_key else None
+            standing = await self._standing(session)
             if standing is None:
                 raise
             return _same(standing, session), False
@@ -73,20 +87,29 @@ class Creator:
         creation = Creation(
             session=session,
             to="initializing" if opens else "active",
-            sessions_per_user=self._settings.max_sessions_per_user,
+            sessions_per_user=limits.bound(self._settings, tenant, "max_sessions_per_user"),
             triggers=new.triggers,
             source_seq=source_seq,
         )
-        self._coming[session.key] += 1
+        self._coming[_call_of(session)] += 1
         try:
             work = self._write(creation, new.snapshot_id, opens)
-            return await (self._turns.whole(work) if opens else work)
+            return await (self._turns.work.whole(work) if opens else work)
         finally:
-            self._coming -= Counter((session.key,))
+            self._coming -= Counter((_call_of(session),))
 
     # --- inside --------------------------------------------------------------------------------------------------
 
     async def _write(self, creation: Creation, snapshot_id: str | None, opens: bool) -> tuple[Session, bool]:
+        try:
+            return await self._written(creation, snapshot_id, opens)
+        except (Unavailable, TooBusy, StorageFull):  # as far as it has come it goes on, or it would never be active
+            if opens:
+                session = creation.session
+                self._turns.work.insist(partial(self._go_on, session, snapshot_id), f"open {session.id}")
+            raise
+
+    async def _written(self, creation: Creation, snapshot_id: str | None, opens: bool) -> tuple[Session, bool]:
         session = creation.session
         args = (creation, self._compose, self._talk)
         created = await self._database.write(
@@ -100,30 +123,43 @@ class Creator:
         self._live[session.tenant] = self._live.get(session.tenant, 0) + 1
         return (await self._open(standing, snapshot_id) if opens else standing), True
 
+    async def _standing(self, session: Session) -> Session | None:
+        """The one that the same call has made before."""
+        if session.idempotency is None:
+            return None
+        return await self._database.read(rows.by_idempotency, session.tenant, session.idempotency)
+
+    async def _go_on(self, session: Session, snapshot_id: str | None) -> None:
+        # A write, so that it comes behind the one whose outcome is not known.
+        standing = await self._database.write(rows.load, session.key, key=session.root_id)
+        if standing is not None and (standing.event_id, standing.status) == (session.event_id, "initializing"):
+            await self._open(standing, snapshot_id)
+
     async def _parent(self, tenant: str, session_id: str) -> Session:
         parent = await self._database.read(rows.find, SessionKey(tenant, session_id))
         if parent is None:
             raise NotFound(f"there is no session {session_id[:100]} to be the parent; check the id", path="parent_id")
         return parent
 
-    async def _check_room(self, key: SessionKey) -> None:
+    async def _check_room(self, call: tuple[str, bytes]) -> None:
         """Raises LimitReached. What other nodes begin and end is seen within `COUNT_EVERY_S`."""
         now_s = self._clock.monotonic()
         async with self._counting:
             if self._counted_s is None or now_s - self._counted_s >= COUNT_EVERY_S:
                 self._live = await self._database.read(queries.live_counts)
                 self._counted_s = now_s
-        coming = [other.tenant for other in self._coming if other != key]
+        settings, tenant = self._settings, call[0]
+        coming = [other[0] for other in self._coming if other != call]
         here = sum(self._live.values()) + len(coming)
-        mine = self._live.get(key.tenant, 0) + coming.count(key.tenant)
-        for count, name, whose in (
-            (here, "max_sessions", "this server has"),
-            (mine, "max_sessions_per_tenant", f"tenant {key.tenant} has"),
+        mine = self._live.get(tenant, 0) + coming.count(tenant)
+        own = limits.bound(settings, tenant, "max_sessions_per_tenant", "max_sessions")
+        for count, whose, name, most in (
+            (here, "this server has", "max_sessions", limits.bound(settings, "", "max_sessions")),
+            (mine, f"tenant {tenant} has", "max_sessions_per_tenant", own),
         ):
-            most = getattr(self._settings, name)
-            if most is not None and count >= most:
+            if most is not None and count >= most.most:
                 fact = f"{whose} {count} live sessions, as many as it may"
-                raise LimitReached(f"{fact}; end some, or raise hosting.{name}", path=name)
+                raise LimitReached(f"{fact}; end some, or raise {most.setting}", path=name)
 
     def _session_of(self, tenant: str, new: NewSession, root_id: str | None, idempotency_key: str) -> Session:
         now_ms = self._clock.wall_ms()
@@ -139,7 +175,7 @@ class Creator:
             runner.check(new.config)
         except RunnerRefused as error:
             raise RunnerRefused(error.message, path=f"config.{error.path}" if error.path else "config") from None
-        session_id = _new_id(tenant, idempotency_key, now_ms)
+        session_id = new_id("sess", now_ms)
         session = describe(
             new,
             tenant=tenant,
@@ -148,13 +184,14 @@ class Creator:
             runner=name,
             event_id=new_id("evt", now_ms),
             now_ms=now_ms,
+            idempotency=idempotency_of(tenant, "sessions", idempotency_key),
         )
         session.described = msgspec.structs.replace(
             session.described,
-            limits=limits.bounded(new.limits, self._settings),
+            limits=limits.bounded(new.limits, self._settings, tenant),
             retention_ms=limits.retention_ms(new.pattern, self._settings),
         )
-        budgeted = session.described.limits.max_budget_usd is not None
+        budgeted = session.described.limits.max_budget_usd is not None or bool(self._turns.totals.over(session))
         if budgeted and money.worst_of_turn(session, Message(), self._turns.rate_of(session)) is None:
             raise no_price(session)
         return session
@@ -174,9 +211,15 @@ class Creator:
                 await self._snapshots.restore(session, snapshot_id)
             if PATTERNS[session.pattern].opens == "create":
                 await self._turns.opened.open(session)
-        except AdjournError as error:
-            await self._ends.end(session, failed(error.code, error.message))
-            raise RunnerFailed(f"session {session.id} could not begin: {error.message}") from error
+        except Exception as error:
+            await self._turns.opened.close(session.key)
+            code, said = RunnerFailed.code, f"the runner failed ({error})"
+            if isinstance(error, AdjournError):
+                code, said = error.code, error.message
+            else:
+                _log.exception("runner_failed", session=session.id, runner=session.runner)
+            await self._ends.end(session, failed(code, said))
+            raise RunnerFailed(f"session {session.id} could not begin: {said}") from error
         opened = partial(
             session_changes.opened,
             key=session.key,
@@ -184,7 +227,11 @@ class Creator:
             now_ms=self._clock.wall_ms(),
             compose=self._compose,
         )
-        now = await self._ends.change(session.root_id, opened)
+        try:
+            now = await self._ends.change(session.root_id, opened)
+        except SessionEnded:  # meanwhile, and what was just being opened was not closed with it
+            await self._turns.opened.close(session.key)
+            raise
         if now.node != session.node:  # nobody holds it open: it needs no runner yet, or was ended meanwhile
             await self._turns.opened.close(session.key)
         return now
@@ -199,9 +246,6 @@ def _same(standing: Session, wanted: Session) -> Session:
     return standing
 
 
-def _new_id(tenant: str, idempotency_key: str, now_ms: int) -> str:
-    """The same call gets the same id, however often it is sent: one that sorts by the time of nothing."""
-    if not idempotency_key:
-        return new_id("sess", now_ms)
-    text = f"{len(tenant)}:{tenant}{idempotency_key}"
-    return f"sess_{hashlib.blake2b(text.encode(), digest_size=15, person=b'adjourn.create').hexdigest()}"
+def _call_of(session: Session) -> tuple[str, bytes]:
+    """(tenant, what its calls have in common): calls that are sent again make one session together."""
+    return session.tenant, session.idempotency or session.id.encode()

@@ -47,7 +47,7 @@ class Ends:
         return changed
 
     async def end(self, session: Session, ending: Ending) -> Session:
-        return await self._turns.whole(self._end(session, ending))
+        return await self._turns.work.whole(self._end(session, ending))
 
     async def _end(self, session: Session, ending: Ending) -> Session:
         end = partial(
@@ -68,8 +68,9 @@ class Ends:
         until_s = self._clock.monotonic() + STOP_WAIT_S
         while self._clock.monotonic() < until_s:
             # A turn that has just begun is nobody's yet: ask again.
-            if not self._turns.stop_turn(session.key, stop):
-                await self._database.write(session_changes.ask_to_stop, session.key, word, key=session.root_id)
+            if not self._turns.stop_turn(session.key, stop, session.turn_id):
+                args = (session.key, session.turn_id, word)
+                await self._database.write(session_changes.ask_to_stop, *args, key=session.root_id)
             try:
                 async with asyncio.timeout(STOP_ASK_S):
                     await self._follow.ended(session.key, session.turn_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -19,17 +19,38 @@ DAY_MS = 86_400_000
 TimeLimit = Literal["max_idle_ms", "max_lifetime_ms"]
 
 
-def bounded(asked: Limits, hosting: HostingSettings) -> Limits:
-    """The limits of a session that asks for these: the server's where it asks for none. Raises LimitReached, with the
-    path, where it asks for more than that."""
+class Bound(NamedTuple):
+    """The most of something; `allows` says for whom, `setting` where it was set."""
+
+    most: int | Decimal
+    allows: str
+    setting: str
+
+
+def bound(hosting: HostingSettings, tenant: str, name: str, of_tenant: str = "") -> Bound | None:
+    """The tighter of the server's bound and the tenant's own, which may go by another name; None: there is none."""
+    found: Bound | None = None
+    if (most := _value(getattr(hosting, name))) is not None:
+        found = Bound(most, "this server allows", f"hosting.{name}")
+    for i, each in enumerate(hosting.tenants):
+        if each.name == tenant:
+            most = _value(getattr(each, of_tenant or name))
+            if most is not None and (found is None or most < found.most):
+                found = Bound(most, f"tenant {tenant} may ask for", f"hosting.tenants[{i}].{of_tenant or name}")
+    return found
+
+
+def bounded(asked: Limits, hosting: HostingSettings, tenant: str) -> Limits:
+    """The limits of a session that asks for these: the tenant's or the server's where it asks for none. Raises
+    LimitReached, with the path, where it asks for more than that."""
     found: dict[str, int | Decimal | None] = {}
     for name in Limits.__struct_fields__:
-        most, value = _bound(hosting, name), getattr(asked, name)
-        if value is not None and most is not None and value > most:
+        most, value = bound(hosting, tenant, name), getattr(asked, name)
+        if value is not None and most is not None and value > most.most:
             fact = f"limits.{name} is {value:f}" if isinstance(value, Decimal) else f"limits.{name} is {value}"
-            remedy = f"give at most that, or raise hosting.{name} in the server's settings"
-            raise LimitReached(f"{fact}, more than the {most} that this server allows; {remedy}", path=f"limits.{name}")
-        found[name] = most if value is None else value
+            remedy = f"give at most that, or raise {most.setting} in the server's settings"
+            raise LimitReached(f"{fact}, more than the {most.most} that {most.allows}; {remedy}", path=f"limits.{name}")
+        found[name] = value if value is not None or most is None else most.most
     return convert(found, Limits)
 
 
@@ -39,8 +60,7 @@ def changed(old: Limits, asked: Limits) -> Limits:
     return msgspec.structs.replace(old, **given)
 
 
-def _bound(hosting: HostingSettings, name: str) -> int | Decimal | None:
-    most = getattr(hosting, name)
+def _value(most: float | None) -> int | Decimal | None:
     return Decimal(str(most)) if isinstance(most, float) else most
 
 

@@ -140,7 +140,11 @@ class Live:
         """Of a turn whose runner said what cannot be stored: its usage and its cost, and that it has failed."""
         fact = "what its runner said could not be stored; the server's log says why"
         result = msgspec.structs.replace(
-            outcome.result, status="failed", text="", error=TurnError(code="runner_error", message=fact)
+            outcome.result,
+            status="failed",
+            text="",
+            error=TurnError(code="runner_error", message=fact),
+            usage=msgspec.structs.replace(outcome.result.usage, errors=1),
         )
         return msgspec.structs.replace(outcome, result=result, by_agent={}, said=[])
 

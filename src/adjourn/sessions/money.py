@@ -33,7 +33,8 @@ from adjourn.sessions.session import Price, Session, Spent
 from adjourn.sessions.turn import Message
 
 TRANCHES = 8
-TOKENS_MAX = 2**53
+TOKENS_MAX = 2**52
+"""Of one usage, of a turn and of a session: input and output together are no more than an event can say."""
 
 _EXACT = Context(prec=64, rounding=ROUND_HALF_EVEN)
 _MTOK = Decimal(1_000_000)
@@ -45,6 +46,11 @@ Rate = Callable[[Usage], int | None]
 def account_of(tenant: str, session_id: str) -> str:
     """The account that holds what is left of a session's budget."""
     return f"budget/{tenant}/{session_id}"
+
+
+def most_of(name: str) -> int:
+    """What a field of Spent may grow to."""
+    return COST_NANOUSD_MAX if name == "cost_nanousd" else TOKENS_MAX
 
 
 def usd_of(nanousd: int) -> Decimal:
@@ -227,13 +233,19 @@ class Meter:
         else:
             self._priced = True
         for spent in self._of(usage.agent):
-            spent.input_tokens += usage.input_tokens
-            spent.output_tokens += usage.output_tokens
-            spent.cache_read_tokens += usage.cache_read_tokens
-            spent.cache_creation_tokens += usage.cache_creation_tokens
-            spent.reasoning_tokens += usage.reasoning_tokens
+            for name in _TOKENS:
+                setattr(spent, name, _within(getattr(spent, name) + getattr(usage, name), TOKENS_MAX))
             spent.cost_nanousd += cost or 0
             spent.unpriced_turns = max(spent.unpriced_turns, int(cost is None))
+
+
+_TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens", "reasoning_tokens")
+
+
+def added(one: Spent, other: Spent) -> Spent:
+    """No more than a completion can say, whatever runners tell: it would be refused, and the session could not end."""
+    names = Spent.__struct_fields__
+    return Spent(**{name: min(getattr(one, name) + getattr(other, name), most_of(name)) for name in names})
 
 
 def _counted(usage: Usage) -> Usage:

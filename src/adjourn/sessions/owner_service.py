@@ -62,6 +62,10 @@ class Owner:
             raise Unavailable("this node could not renew its lease; send again in a second", retry_after_ms=1000)
         return Fence(name, self._lease.epoch)
 
+    def is_under(self, name: str | None) -> bool:
+        """Whether that is the lease's name, which this node still goes by."""
+        return self._lease is not None and self._lease.name == name
+
     async def start(self) -> None:
         """Take a lease, and what nodes of this machine left that are known to be dead. Raises Unavailable."""
         await self._begin()
@@ -95,10 +99,7 @@ class Owner:
         if lease is None:
             return
         try:
-            held = await self._database.read(rows.of_node, lease.name, 1)
-            if not held:
-                await self._database.write(_forget, lease.name)
-            else:
+            if not await self._database.write(_forget_unused, lease.name):
                 await self._leases.release(lease.name)
         except AdjournError as error:
             _log.warning("lease_not_released", lease=lease.name, error=error.message)
@@ -177,6 +178,17 @@ class Owner:
 def _nodes(reader: Reader) -> list[str]:
     found = reader.rows("SELECT name FROM leases WHERE name >= ? AND name < ?", (PREFIX, PREFIX[:-1] + "0"))
     return [str(row[0]) for row in found]
+
+
+def _forget_unused(tx: Tx, name: str) -> bool:
+    """Whether nothing is held under it, and so it is gone. Locked first: whatever is written under it just now counts,
+    or it would belong to a node that nobody looks for."""
+    if tx.dialect != "sqlite":
+        tx.rows("SELECT epoch FROM leases WHERE name = ? FOR UPDATE", (name,))
+    if rows.of_node(tx, name, 1):
+        return False
+    _forget(tx, name)
+    return True
 
 
 def _forget(tx: Tx, name: str) -> None:

@@ -49,7 +49,12 @@ def count_due(reader: Reader, now_ms: int) -> int:
     return int(rows[0][0] or 0)
 
 
-def live_of_user(reader: Reader, tenant: str, user_id: str, most: int) -> int:
+def live_of_tenant(reader: Reader, tenant: str) -> int:
+    rows = reader.rows("SELECT count(*) FROM sessions WHERE tenant = ? AND ended_ms IS NULL", (tenant,))
+    return int(rows[0][0] or 0)
+
+
+def live_of_user(reader: Reader, tenant: str, user_id: str, most: int = 2**31 - 1) -> int:
     """How many live sessions a user has, counted up to `most`."""
     rows = reader.rows(
         "SELECT count(*) FROM (SELECT 1 FROM sessions WHERE tenant = ? AND user_id = ? AND ended_ms IS NULL LIMIT ?) s",

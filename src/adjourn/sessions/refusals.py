@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from adjourn.errors import (
     AdjournError,
     BudgetReached,
@@ -13,6 +15,7 @@ from adjourn.errors import (
     TurnRunning,
 )
 from adjourn.sessions import limits, money
+from adjourn.sessions.budgets import Total
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.session import Session, SessionKey
 from adjourn.sessions.turn import Message
@@ -68,7 +71,14 @@ def _limit_refused(session: Session) -> AdjournError | None:
     return LimitReached(f"session {session.id} has used all of limits.{reached}; raise it, or end the session")
 
 
-def too_poor(session: Session, account: tuple[str, int]) -> BudgetReached:
+def too_poor(session: Session, account: tuple[str, int], totals: Sequence[Total]) -> BudgetReached:
+    for total in totals:
+        if total.account == account[0]:
+            fact = f"the total of {total.whose} has {money.usd_of(account[1]):f} USD left"
+            return BudgetReached(
+                f"session {session.id} cannot pay for another turn: {fact}; raise {total.setting} in the server's "
+                "settings, or lower config.max_output_tokens"
+            )
     name = account[0].rpartition("/")[2]
     whose = "its" if name == session.id else f"the one of session {name}, over it,"
     left = f"{money.usd_of(account[1]):f}"

@@ -28,12 +28,12 @@ ANCESTORS_MAX = 32
 
 _FIXED = (
     *("tenant", "id", "pattern", "role", "kind", "interface", "user_id", "runner", "model"),
-    *("parent_id", "root_id", "resumed_from", "created_ms", "event_id"),
+    *("parent_id", "root_id", "resumed_from", "idempotency", "created_ms", "event_id"),
 )
 _MOVING = tuple(name for name in NAMES if name not in _FIXED)
 _PLACES = tuple(NAMES.index(name) for name in _MOVING)
 _SAVE = f"UPDATE sessions SET {', '.join(f'{name} = ?' for name in _MOVING)} WHERE tenant = ? AND id = ?"
-_INSERT = f"INSERT INTO sessions ({COLUMNS}) VALUES ({MARKS}) ON CONFLICT (tenant, id) DO NOTHING"
+_INSERT = f"INSERT INTO sessions ({COLUMNS}) VALUES ({MARKS}) ON CONFLICT DO NOTHING"
 _ONE = f"SELECT {COLUMNS} FROM sessions WHERE tenant = ? AND id = ?"
 
 _encode = msgspec.json.Encoder().encode
@@ -53,6 +53,11 @@ class Compose(Protocol):
 
 def find(reader: Reader, key: SessionKey) -> Session | None:
     rows = reader.rows(_ONE, key)
+    return session_of(rows[0]) if rows else None
+
+
+def by_idempotency(reader: Reader, tenant: str, idempotency: bytes) -> Session | None:
+    rows = reader.rows(f"SELECT {COLUMNS} FROM sessions WHERE tenant = ? AND idempotency = ?", (tenant, idempotency))
     return session_of(rows[0]) if rows else None
 
 
@@ -200,10 +205,10 @@ def of_node(reader: Reader, node: str, limit: int) -> list[tuple[SessionKey, str
     return [(SessionKey(str(row[0]), str(row[1])), str(row[2])) for row in rows]
 
 
-def stopping_of(reader: Reader, node: str) -> list[tuple[SessionKey, str]]:
-    """(session, the ending that is asked for) of those that a node is to end."""
-    rows = reader.rows("SELECT tenant, id, stopping FROM sessions WHERE node = ? AND stopping <> ''", (node,))
-    return [(SessionKey(str(row[0]), str(row[1])), str(row[2])) for row in rows]
+def stopping_of(reader: Reader, node: str) -> list[tuple[SessionKey, str, str]]:
+    """(session, the turn that runs there, the ending that is asked for) of those that a node is to end."""
+    rows = reader.rows("SELECT tenant, id, turn_id, stopping FROM sessions WHERE node = ? AND stopping <> ''", (node,))
+    return [(SessionKey(str(row[0]), str(row[1])), str(row[2] or ""), str(row[3])) for row in rows]
 
 
 # --- deleting --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 
 import msgspec
@@ -16,6 +17,7 @@ from adjourn.eventlog import get_logger
 from adjourn.events import ID_LENGTH_MAX
 from adjourn.ids import new_id
 from adjourn.sessions import limits, money, rows, session_changes
+from adjourn.sessions.budgets import move_totals
 from adjourn.sessions.counting_service import Counting
 from adjourn.sessions.create_service import Creator
 from adjourn.sessions.end_service import Ends
@@ -79,6 +81,9 @@ class Sessions:
 
     async def start(self) -> None:
         await self.owner.start()
+        for total in self.turns.totals.every():
+            while await self._database.write(move_totals, total, key=total.tenant):
+                continue
         self.turns.tell.start()
         self.sweep.start()
 
@@ -116,7 +121,7 @@ class Sessions:
         merged = (
             None
             if wanted.limits is None
-            else limits.bounded(limits.changed(session.described.limits, wanted.limits), self._means.settings)
+            else limits.bounded(limits.changed(session.described.limits, wanted.limits), self._means.settings, tenant)
         )
         budget = None if merged is None else limits.budget_nanousd(merged)
         if budget is not None and money.worst_of_turn(session, Message(), self.turns.rate_of(session)) is None:
@@ -285,8 +290,9 @@ class Sessions:
     async def follow(self, tenant: str, session_id: str, *, after: int = 0) -> AsyncGenerator[SessionEvent, None]:
         """As they happen, from any node; ends when the session has ended and all is told. Raises NotFound."""
         session = await self.get(tenant, session_id)
-        async for event in self._follow.events(session.key, after):
-            yield event
+        async with aclosing(self._follow.events(session.key, after)) as events:
+            async for event in events:
+                yield event
 
     # --- inside --------------------------------------------------------------------------------------------------
 

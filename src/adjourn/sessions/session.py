@@ -132,6 +132,8 @@ class Session(msgspec.Struct, kw_only=True):
     parent_id: str | None
     root_id: str
     resumed_from: str | None
+    idempotency: bytes | None = None
+    """What the call that made it is known again by."""
     revision: int
     """Moves with every change that a caller may ask for; a PATCH names the one that it saw."""
     epoch: int
@@ -217,7 +219,15 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def describe(
-    new: NewSession, *, tenant: str, session_id: str, root_id: str, runner: str, event_id: str, now_ms: int
+    new: NewSession,
+    *,
+    tenant: str,
+    session_id: str,
+    root_id: str,
+    runner: str,
+    event_id: str,
+    now_ms: int,
+    idempotency: bytes | None = None,
 ) -> Session:
     """A session as it begins, before anything of it has happened."""
     return Session(
@@ -235,6 +245,7 @@ def describe(
         parent_id=new.parent_id,
         root_id=root_id,
         resumed_from=new.resumed_from,
+        idempotency=idempotency,
         revision=1,
         epoch=0,
         node=None,

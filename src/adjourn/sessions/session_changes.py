@@ -9,7 +9,16 @@ from typing import Literal
 import msgspec
 
 from adjourn.database import Reader, Tx
-from adjourn.errors import AdjournError, LimitReached, NotFound, RevisionStale, SessionEnded, StatusRefused, TurnRunning
+from adjourn.errors import (
+    AdjournError,
+    LimitReached,
+    NotFound,
+    RevisionStale,
+    SessionEnded,
+    StatusRefused,
+    TooBusy,
+    TurnRunning,
+)
 from adjourn.events import Record
 from adjourn.prices import nanousd_of
 from adjourn.sessions import limits, money, queries, rows, totals, trigger_rows, turn_changes
@@ -43,7 +52,7 @@ class Creation(msgspec.Struct, frozen=True, kw_only=True):
 
     session: Session
     to: Status
-    sessions_per_user: int | None
+    sessions_per_user: limits.Bound | None
     triggers: Sequence[Trigger]
     source_seq: int | None
     """How far it shares the conversation of `resumed_from`; None: all of it, once that has ended."""
@@ -53,7 +62,7 @@ def create(tx: Tx, creation: Creation, compose: Compose, talk: Talk) -> tuple[Se
     """(the session, whether it is new). With `resumed_from`, it begins with the conversation of that one, and with its
     state, unless it has one of its own."""
     session = creation.session
-    before = rows.find(tx, session.key)
+    before = None if session.idempotency is None else rows.by_idempotency(tx, session.tenant, session.idempotency)
     if before is not None:
         return before, False
     refusal = _no_room(tx, session, creation.sessions_per_user) or _into_tree(tx, session)
@@ -72,8 +81,9 @@ def create(tx: Tx, creation: Creation, compose: Compose, talk: Talk) -> tuple[Se
         change.session.messages = talk.share(tx, session.key, source.id, seq)
     change.move(creation.to, "created")
     change.session.due_ms = limits.due_ms(change.session)
-    if not rows.insert(tx, change, compose):
-        return session, False
+    if not rows.insert(tx, change, compose):  # another node has, meanwhile
+        before = rows.by_idempotency(tx, session.tenant, session.idempotency or b"")
+        return (before, False) if before is not None else TooBusy("the same call is being made; send it again")
     budget_nanousd = limits.budget_nanousd(session.described.limits)
     if budget_nanousd is not None:
         account = money.account_of(session.tenant, session.id)
@@ -133,7 +143,7 @@ def patch(
     if merged is not None:
         now.described = msgspec.structs.replace(now.described, limits=merged)
         _move_budget(tx, session, budget_nanousd)
-        now.due_ms = limits.due_ms(now)
+        now.due_ms = _due_ms(now, now_ms)
     if wanted.tags is not None:
         rows.put_tags(tx, now, told.tags)
     return rows.save(tx, change, compose)
@@ -168,7 +178,7 @@ def wake(tx: Tx, key: SessionKey, now_ms: int, compose: Compose) -> Session | Ad
     change = Change(session, now_ms)
     change.move("active", "resumed")
     change.session.active_ms = now_ms
-    change.session.due_ms = limits.due_ms(change.session)
+    change.session.due_ms = _due_ms(change.session, now_ms)
     return rows.save(tx, change, compose)
 
 
@@ -241,10 +251,10 @@ def end(tx: Tx, key: SessionKey, ending: Ending, now_ms: int, compose: Compose) 
     return _gone(tx, change, compose)
 
 
-def ask_to_stop(tx: Tx, key: SessionKey, stopping: str) -> Session | None:
-    """Ask the node that runs its turn to end it."""
+def ask_to_stop(tx: Tx, key: SessionKey, turn_id: str, stopping: str) -> Session | None:
+    """Ask the node that runs this turn of it to end that."""
     session = rows.load(tx, key)
-    if session is not None and session.turn_id is not None and not session.stopping:
+    if session is not None and session.turn_id == turn_id and not session.stopping:
         session.stopping = stopping
         tx.run("UPDATE sessions SET stopping = ? WHERE tenant = ? AND id = ?", (stopping, *key))
     return session
@@ -267,9 +277,8 @@ def _look_due(tx: Tx, key: SessionKey, now_ms: int, wall_ms: int, compose: Compo
         return "later"
     reached = limits.overdue(session, now_ms)
     if reached is None:
-        waits = session.queued > 0 and session.turn_id is None
-        _look_again(tx, key, now_ms + AGAIN_MS if waits else limits.due_ms(session))
-        return "queued" if waits else "later"
+        _look_again(tx, key, _due_ms(session, now_ms))
+        return "queued" if _waits(session) else "later"
     if session.turn_id is not None:
         tx.run(
             "UPDATE sessions SET stopping = ?, due_ms = ? WHERE tenant = ? AND id = ?", (reached, now_ms + 1_000, *key)
@@ -279,6 +288,16 @@ def _look_due(tx: Tx, key: SessionKey, now_ms: int, wall_ms: int, compose: Compo
     change.end(limited(reached))
     _gone(tx, change, compose)
     return "ended"
+
+
+def _waits(session: Session) -> bool:
+    """Whether a turn waits that nobody has begun."""
+    return session.queued > 0 and session.turn_id is None and session.ended_ms is None
+
+
+def _due_ms(session: Session, now_ms: int) -> int | None:
+    """Whatever else changes, what waits is looked at again."""
+    return now_ms + AGAIN_MS if _waits(session) else limits.due_ms(session)
 
 
 def _look_again(tx: Tx, key: SessionKey, due_ms: int | None) -> None:
@@ -327,20 +346,21 @@ def _still_lives(source: Session) -> TurnRunning:
     return TurnRunning(f"session {source.id} is {source.status} and has not ended; send to it, or complete it first")
 
 
-def _no_room(tx: Tx, session: Session, sessions_per_user: int | None) -> LimitReached | None:
-    if sessions_per_user is None or not session.user_id:
+def _no_room(tx: Tx, session: Session, most: limits.Bound | None) -> LimitReached | None:
+    if most is None or not session.user_id:
         return None
-    live = queries.live_of_user(tx, session.tenant, session.user_id, sessions_per_user)
-    if live < sessions_per_user:
+    live = queries.live_of_user(tx, session.tenant, session.user_id, int(most.most))
+    if live < most.most:
         return None
     fact = f"user {session.user_id} has {live} live sessions, as many as one may"
-    return LimitReached(f"{fact}; end some, or raise hosting.max_sessions_per_user", path="user_id")
+    return LimitReached(f"{fact}; end some, or raise {most.setting}", path="user_id")
 
 
 def _into_tree(tx: Tx, session: Session) -> AdjournError | None:
     if session.parent_id is None:
         return None
-    parent = rows.find(tx, SessionKey(session.tenant, session.parent_id))
+    # Locked: it cannot end and be deleted, with its budget, while this one is written.
+    parent = rows.load(tx, SessionKey(session.tenant, session.parent_id))
     if parent is None:
         return NotFound(
             f"there is no session {session.parent_id[:100]} to be the parent; check the id", path="parent_id"
@@ -373,6 +393,5 @@ def _gone(tx: Tx, change: Change, compose: Compose) -> Session:
     change.session.node = None
     change.session.epoch += 1
     change.session.due_ms = limits.due_ms(change.session)
-    saved = rows.save(tx, change, compose)
-    turn_changes.drop_queued(tx, saved, change.now_ms)
-    return saved
+    turn_changes.drop_queued(tx, change)
+    return rows.save(tx, change, compose)

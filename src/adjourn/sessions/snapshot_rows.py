@@ -42,6 +42,10 @@ def begin(tx: Tx, key: SessionKey, snapshot_id: str, now_ms: int) -> int | Adjou
 
 
 def put_part(tx: Tx, tenant: str, snapshot_id: str, number: int, body: bytes) -> None:
+    """Nothing where its session was deleted meanwhile, which takes its snapshots along."""
+    lock = "" if tx.dialect == "sqlite" else " FOR UPDATE"
+    if not tx.rows(f"SELECT 1 FROM snapshots WHERE tenant = ? AND id = ?{lock}", (tenant, snapshot_id)):
+        return
     tx.run(
         "INSERT INTO snapshot_parts (tenant, snapshot_id, number, body) VALUES (?, ?, ?, ?)",
         (tenant, snapshot_id, number, body),
@@ -87,8 +91,9 @@ def forget_one(tx: Tx, key: SessionKey) -> bool:
     """Delete the oldest snapshot of a session with all its parts; whether there was one."""
     found = tx.rows("SELECT id FROM snapshots WHERE tenant = ? AND session_id = ? ORDER BY id LIMIT 1", key)
     for (snapshot_id,) in found:
-        tx.run("DELETE FROM snapshot_parts WHERE tenant = ? AND snapshot_id = ?", (key.tenant, snapshot_id))
+        # In this order, so that parts which are just being put are seen: whoever puts one has locked its snapshot.
         tx.run("DELETE FROM snapshots WHERE tenant = ? AND id = ?", (key.tenant, snapshot_id))
+        tx.run("DELETE FROM snapshot_parts WHERE tenant = ? AND snapshot_id = ?", (key.tenant, snapshot_id))
     return bool(found)
 
 

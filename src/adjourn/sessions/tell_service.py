@@ -7,6 +7,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
+import msgspec
+
+from adjourn.clock import Clock
 from adjourn.database import Database
 from adjourn.errors import AdjournError
 from adjourn.eventlog import get_logger
@@ -23,8 +26,9 @@ PER_WRITE = 64
 
 
 class Tell:
-    def __init__(self, database: Database, owner: Owner, live: Mapping[SessionKey, Live]) -> None:
+    def __init__(self, database: Database, clock: Clock, owner: Owner, live: Mapping[SessionKey, Live]) -> None:
         self._database = database
+        self._clock = clock
         self._owner = owner
         self._live = live
         self._task: asyncio.Task[None] | None = None
@@ -66,7 +70,9 @@ class Tell:
                 if live.finished.is_set() or live.flushing.locked():
                     continue  # it is being settled, with all that it has told
                 await held.enter_async_context(live.flushing)
-                told.append((live, Told(live.key, live.session.epoch, live.turn.turn_id, list(live.to_tell))))
+                so_far = live.result(self._clock.wall_ms())
+                so_far = msgspec.structs.replace(so_far, text="", error=None)
+                told.append((live, Told(live.key, live.session.epoch, live.turn.turn_id, list(live.to_tell), so_far)))
             if told:
                 await self._database.write(
                     turn_changes.flush,

@@ -24,6 +24,7 @@ from adjourn.errors import (
 )
 from adjourn.runner import Said, TurnEvent
 from adjourn.sessions import limits, money, rows, trigger_rows, turn_rows
+from adjourn.sessions.budgets import Totals, budgets, opened_budgets
 from adjourn.sessions.change import Change
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.lifecycle import Ending, limited
@@ -97,8 +98,8 @@ Worst = Callable[[Session, Message], int | None]
 """What a turn may cost at most, in nano-USD; None: its model has no price."""
 
 
-def begin(tx: Tx, asked: Asked, compose: Compose, talk: Talk, worst: Worst) -> Begun | AdjournError:
-    """Begin a turn, queue it, or say which one it is."""
+def begin(tx: Tx, asked: Asked, compose: Compose, talk: Talk, worst: Worst, totals: Totals) -> Begun | AdjournError:
+    """Begin a turn, queue it, or say which one it is. Fails with DebitRefused as `hold_more` does."""
     session = rows.load(tx, asked.key)
     if session is None:
         return not_found(asked.key)
@@ -122,10 +123,10 @@ def begin(tx: Tx, asked: Asked, compose: Compose, talk: Talk, worst: Worst) -> B
         return _queue(tx, session, turn, asked.queue_max)
     if refusal is not None:
         return refusal
-    return _start(tx, session, turn, asked, compose, talk, worst)
+    return _start(tx, session, turn, asked, compose, talk, worst, totals)
 
 
-def begin_queued(tx: Tx, asked: Asked, compose: Compose, talk: Talk, worst: Worst) -> Begun | None:
+def begin_queued(tx: Tx, asked: Asked, compose: Compose, talk: Talk, worst: Worst, totals: Totals) -> Begun | None:
     """Begin the turn that waits for longest; None where none does, or where it cannot begin now. One that a limit
     refuses has failed, and the next is looked at."""
     session = rows.load(tx, asked.key)
@@ -138,7 +139,7 @@ def begin_queued(tx: Tx, asked: Asked, compose: Compose, talk: Talk, worst: Wors
         refusal = refused(waiting, asked.message, asked.node)
         if isinstance(refusal, StatusRefused):  # another node has its runner: that one begins it
             return None
-        started = refusal or _start(tx, session, turn, asked, compose, talk, worst)
+        started = refusal or _start(tx, session, turn, asked, compose, talk, worst, totals)
         if isinstance(started, Begun):
             return started
         session = _fail_queued(tx, session, turn, started, asked.now_ms, compose)
@@ -152,21 +153,25 @@ class Told(msgspec.Struct, frozen=True):
     epoch: int
     turn_id: str
     events: Sequence[SessionEvent]
+    so_far: TurnResult
 
 
 def flush(tx: Tx, told: Sequence[Told]) -> None:
     """Keep what turns have told so far; nothing of those that are not their owner's now."""
     for each in told:
-        if _mine(tx, each.key, each.epoch, each.turn_id) is not None:
-            rows.keep_events(tx, each.key, each.events)
-            tx.run("UPDATE sessions SET events = ? WHERE tenant = ? AND id = ?", (each.events[-1].seq, *each.key))
+        session = _mine(tx, each.key, each.epoch, each.turn_id)
+        events = [] if session is None else _unkept(session, each.events)
+        if events:
+            rows.keep_events(tx, each.key, events)
+            tx.run("UPDATE sessions SET events = ? WHERE tenant = ? AND id = ?", (events[-1].seq, *each.key))
+            turn_rows.keep_so_far(tx, each.key.tenant, each.turn_id, each.so_far)
 
 
-def hold_more(tx: Tx, key: SessionKey, epoch: int, turn_id: str, nanousd: int) -> int:
+def hold_more(tx: Tx, key: SessionKey, epoch: int, turn_id: str, nanousd: int, totals: Totals) -> int:
     """Take another tranche from every budget over a turn, or what the poorest still has; how much that is. Fails with
     DebitRefused where others take it in the same batch."""
     session = _mine(tx, key, epoch, turn_id)
-    accounts = [] if session is None else budgets(tx, session)
+    accounts = [] if session is None else budgets(tx, session, totals)
     taken = max(0, min([nanousd, *(balance for _, balance in accounts)])) if accounts else 0
     if taken:
         for account, _ in accounts:
@@ -191,7 +196,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this node holds its runner open afterwards."""
 
 
-def settle(tx: Tx, key: SessionKey, epoch: int, outcome: Outcome, compose: Compose, talk: Talk) -> Session | None:
+def settle(
+    tx: Tx, key: SessionKey, epoch: int, outcome: Outcome, compose: Compose, talk: Talk, totals: Totals
+) -> Session | None:
     """A turn has ended: its messages, its usage, its money, where it leaves the session, and the completion if that has
     ended with it; None where it is no longer its owner's, and nothing is written."""
     result = outcome.result
@@ -200,7 +207,7 @@ def settle(tx: Tx, key: SessionKey, epoch: int, outcome: Outcome, compose: Compo
     if session is None or turn is None:
         return None
     change = Change(session, result.ended_ms)
-    change.events = list(outcome.untold)
+    change.events = _unkept(session, outcome.untold)
     if change.events:
         change.session.events = change.events[-1].seq
     change.session.stopping = ""
@@ -215,34 +222,27 @@ def settle(tx: Tx, key: SessionKey, epoch: int, outcome: Outcome, compose: Compo
         now_ms=result.ended_ms,
     )
     if turn.reservation == "held":
-        for account, _ in budgets(tx, session):
+        for account, _ in budgets(tx, session, totals):
             tx.debit(account, (result.cost_nanousd or 0) - turn.reserved_nanousd, forced=True)
     _leave(change, outcome)
+    if change.session.ended_ms is not None:
+        drop_queued(tx, change)
     saved = rows.save(tx, change, compose)
     kept = Kept(turn=result, session=saved if turn.idempotency is not None else None)
     turn_rows.ended(tx, turn, kept, "settled" if turn.reservation == "held" else "")
-    if saved.ended_ms is not None:
-        drop_queued(tx, saved, result.ended_ms)
     return saved
 
 
-def drop_queued(tx: Tx, session: Session, now_ms: int) -> None:
+def drop_queued(tx: Tx, change: Change) -> None:
     """The session has ended: what waits will not be run, and whoever waits is told. Its triggers fire no more."""
+    session = change.session
     if PATTERNS[session.pattern].starts_turns:
         trigger_rows.stop(tx, session.tenant, session.id)
     if session.queued:
         for turn in turn_rows.all_queued(tx, session.key):
             error = TurnError(code=SessionEnded.code, message=f"session {session.id} ended before this turn began")
-            _end_unbegun(tx, turn, error, now_ms)
-        tx.run("UPDATE sessions SET queued = 0 WHERE tenant = ? AND id = ?", session.key)
-
-
-def budgets(reader: Reader, session: Session) -> list[tuple[str, int]]:
-    """(account, balance in nano-USD) of every budget that it spends from: its own and its ancestors'."""
-    ids = [session.id, *rows.ancestors(reader, session.tenant, session.parent_id)]
-    names = [money.account_of(session.tenant, each) for each in ids]
-    found = reader.rows(f"SELECT name, balance FROM accounts WHERE name IN ({', '.join('?' * len(names))})", names)
-    return [(str(row[0]), int(row[1] or 0)) for row in found]
+            _end_unbegun(tx, change, turn, error)
+        session.queued = 0
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
@@ -269,9 +269,16 @@ def _queue(tx: Tx, session: Session, turn: TurnRow, queue_max: int) -> Begun | A
 
 
 def _start(
-    tx: Tx, session: Session, turn: TurnRow, asked: Asked, compose: Compose, talk: Talk, worst: Worst
+    tx: Tx,
+    session: Session,
+    turn: TurnRow,
+    asked: Asked,
+    compose: Compose,
+    talk: Talk,
+    worst: Worst,
+    totals: Totals,
 ) -> Begun | AdjournError:
-    accounts = budgets(tx, session)
+    accounts = opened_budgets(tx, session, totals)
     left: int | None = None
     queued = turn.status == "queued"
     if accounts:
@@ -281,7 +288,7 @@ def _start(
         left = min(balance for _, balance in accounts)
         turn.reserved_nanousd = money.first_tranche(most, left)
         if turn.reserved_nanousd <= 0 and most > 0:
-            return too_poor(session, min(accounts, key=lambda each: each[1]))
+            return too_poor(session, min(accounts, key=lambda each: each[1]), totals.over(session))
         turn.reservation = "held"
         for account, _ in accounts:
             tx.debit(account, turn.reserved_nanousd)
@@ -308,17 +315,24 @@ def _start(
 def _fail_queued(
     tx: Tx, session: Session, turn: TurnRow, error: AdjournError, now_ms: int, compose: Compose
 ) -> Session | None:
-    _end_unbegun(tx, turn, TurnError(code=error.code, message=error.message), now_ms)
     change = Change(session, now_ms)
+    _end_unbegun(tx, change, turn, TurnError(code=error.code, message=error.message))
     change.session.queued -= 1
     return rows.save(tx, change, compose)
 
 
-def _end_unbegun(tx: Tx, turn: TurnRow, error: TurnError, now_ms: int) -> None:
+def _end_unbegun(tx: Tx, change: Change, turn: TurnRow, error: TurnError) -> None:
+    now_ms = change.now_ms
     result = TurnResult(
         turn_id=turn.turn_id, number=turn.number, status="failed", error=error, began_ms=now_ms, ended_ms=now_ms
     )
+    change.tell("turn_ended", result, turn.turn_id)
     turn_rows.ended(tx, turn, Kept(turn=result), "")
+
+
+def _unkept(session: Session, events: Sequence[SessionEvent]) -> list[SessionEvent]:
+    """Without those that are there already: they were written, and whoever wrote them was never told so."""
+    return [event for event in events if event.seq > session.events]
 
 
 def _mine(tx: Tx, key: SessionKey, epoch: int, turn_id: str) -> Session | None:
@@ -330,10 +344,10 @@ def _mine(tx: Tx, key: SessionKey, epoch: int, turn_id: str) -> Session | None:
 def _use(session: Session, outcome: Outcome) -> None:
     result = outcome.result
     # The turn itself was counted when it began, so that no limit is passed by two at once.
-    session.spent = added(session.spent, msgspec.structs.replace(result.usage, turns=0))
+    session.spent = money.added(session.spent, msgspec.structs.replace(result.usage, turns=0))
     by_agent = dict(session.described.by_agent)
     for name, used in outcome.by_agent.items():
-        by_agent[name] = added(by_agent.get(name, Spent()), used)
+        by_agent[name] = money.added(by_agent.get(name, Spent()), used)
     final = result.text if result.status == "done" else session.described.final_message
     session.described = msgspec.structs.replace(
         session.described, by_agent=by_agent, final_message=final[:ANSWER_KEPT_LENGTH]
@@ -377,7 +391,3 @@ def after_turn(status: str, result: TurnResult) -> Ending:
     message = error.message if error is not None else ""
     outcome = "timeout" if code in BY_LIMIT else "error"
     return Ending(to="error", outcome=outcome, reason="turn_failed", error_code=code, final_message=message[:65_536])
-
-
-def added(one: Spent, other: Spent) -> Spent:
-    return Spent(**{name: getattr(one, name) + getattr(other, name) for name in Spent.__struct_fields__})

@@ -29,6 +29,8 @@ class TurnRow(msgspec.Struct, kw_only=True):
     reserved_nanousd: int = 0
     reservation: Reservation = ""
     answer: bytes = b""
+    so_far: bytes = b""
+    """A TurnResult: what it had used when that was kept last."""
 
     @property
     def key(self) -> SessionKey:
@@ -41,6 +43,12 @@ class TurnRow(msgspec.Struct, kw_only=True):
     @property
     def kept(self) -> Kept:
         return decoder(Kept).decode(self.answer)
+
+    @property
+    def so_far_result(self) -> TurnResult:
+        if self.so_far:
+            return decoder(TurnResult).decode(self.so_far)
+        return TurnResult(turn_id=self.turn_id, number=self.number, status=self.status)
 
     @property
     def result(self) -> TurnResult:
@@ -135,6 +143,10 @@ def holds_more(tx: Tx, tenant: str, turn_id: str, nanousd: int) -> None:
         "UPDATE turns SET reserved_nanousd = reserved_nanousd + ? WHERE tenant = ? AND turn_id = ?",
         (nanousd, tenant, turn_id),
     )
+
+
+def keep_so_far(tx: Tx, tenant: str, turn_id: str, so_far: TurnResult) -> None:
+    tx.run("UPDATE turns SET so_far = ? WHERE tenant = ? AND turn_id = ?", (_encode(so_far), tenant, turn_id))
 
 
 def ended(tx: Tx, turn: TurnRow, kept: Kept, reservation: Reservation) -> None:

@@ -7,16 +7,18 @@ until this node has lost its lease: then another one settles it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
+from adjourn.database import Fence
 from adjourn.errors import AdjournError, DebitRefused, Fenced, TooBusy, Unavailable
 from adjourn.eventlog import get_logger
 from adjourn.ids import new_id
 from adjourn.runner import Said, Turn, TurnFailed
-from adjourn.sessions import money, rows, turn_changes
+from adjourn.sessions import money, rows, takeover, turn_changes
 from adjourn.sessions.budgets import Totals
 from adjourn.sessions.hosting import PATTERNS
 from adjourn.sessions.lifecycle import STOPPED, Ending, failed
@@ -31,6 +33,7 @@ from adjourn.sessions.takeover import ending_of
 from adjourn.sessions.tell_service import Tell
 from adjourn.sessions.turn import Answer, Message, TurnError, TurnStatus, parts_of
 from adjourn.sessions.turn_changes import Asked, Begun, Outcome
+from adjourn.sessions.work_service import AGAIN_S, Work
 from adjourn.typed import decoder
 
 _log = get_logger("adjourn.sessions")
@@ -42,7 +45,6 @@ GRACE_S = 2.0
 FORCE_S = 5.0
 HOLD_TRIES = 5
 BUDGET_USED = "the budget is used up, or one above it; raise limits.max_budget_usd, or the total of the tenant"
-AGAIN_S = (0.05, 0.2, 0.5, 1.0)
 
 
 class Turns:
@@ -65,8 +67,8 @@ class Turns:
         self._draining = False
         self._over = False
         """What is not settled now is for others."""
-        self._tasks: set[asyncio.Task[object]] = set()
-        self.tell = Tell(means.database, owner, self.live)
+        self.work = Work()
+        self.tell = Tell(means.database, means.clock, owner, self.live)
 
     # --- beginning -----------------------------------------------------------------------------------------------
 
@@ -76,18 +78,7 @@ class Turns:
         """Durable on return; a turn that is fresh and running runs here. Raises what refuses it."""
         if self._draining:
             raise Unavailable("this node is stopping; send to another, or again in a moment", retry_after_ms=1_000)
-        return await self.whole(self._begin(key, root_id, message, idempotency, trigger))
-
-    async def whole(self, work: Coroutine[object, object, T]) -> T:
-        """Done to its end, even if whoever asked for it goes away meanwhile."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_heard)
-            raise
+        return await self.work.whole(self._begin(key, root_id, message, idempotency, trigger))
 
     async def _begin(
         self, key: SessionKey, root_id: str, message: Message, idempotency: bytes | None, trigger: str
@@ -103,7 +94,7 @@ class Turns:
     async def begin_queued(self, key: SessionKey, root_id: str) -> None:
         """Begin the turn that waits for longest, if one may."""
         if not self._draining and key not in self.live:
-            await self.whole(self._begin_queued(key, root_id))
+            await self.work.whole(self._begin_queued(key, root_id))
 
     async def _begin_queued(self, key: SessionKey, root_id: str) -> None:
         asked = self._asked(key, Message(prompt="queued"), None, "")
@@ -114,10 +105,23 @@ class Turns:
 
     async def _write_begin(self, begin: Callable[..., T], asked: Asked, root_id: str) -> T:
         args = (asked, self._compose, self._talk, self._worst, self.totals)
+        fence = self._owner.fence
         for _ in range(HOLD_TRIES):
-            with suppress(DebitRefused):  # others took it meanwhile, who share a budget; less may be left
-                return await self._database.write(begin, *args, key=root_id, fence=self._owner.fence)
+            try:
+                return await self._database.write(begin, *args, key=root_id, fence=fence)
+            except DebitRefused:  # others took it meanwhile, who share a budget; less may be left
+                continue
+            except Unavailable:  # it may have been written all the same, and then nobody else would run it
+                self.work.insist(partial(self._run_begun, asked.key, root_id, fence), f"find out {asked.turn_id}")
+                raise
         raise TooBusy("many turns begin at once that share what is left of a budget; send again", retry_after_ms=100)
+
+    async def _run_begun(self, key: SessionKey, root_id: str, fence: Fence) -> None:
+        begun = await self._database.write(
+            takeover.running, key, fence.name, self.totals, key=root_id, fence=fence
+        )
+        if begun is not None:
+            self._run(begun)
 
     def _asked(self, key: SessionKey, message: Message, idempotency: bytes | None, trigger: str) -> Asked:
         now_ms = self._clock.wall_ms()
@@ -141,23 +145,25 @@ class Turns:
 
     # --- stopping ------------------------------------------------------------------------------------------------
 
-    def stop_turn(self, key: SessionKey, stop: Stop) -> bool:
-        """Ask the session's turn to end; whether one runs here. The first reason counts, unless a later one ends the
-        session."""
+    def stop_turn(self, key: SessionKey, stop: Stop, turn_id: str = "") -> bool:
+        """Ask the session's turn to end, or only this one; whether one runs here. The first reason counts, unless a
+        later one ends the session."""
         live = self.live.get(key)
+        if live is not None and turn_id and live.turn.turn_id != turn_id:
+            return True  # that one has ended
         if live is None or live.finished.is_set():
             return live is not None
         first = live.stopping is None
         if first or (stop.ending is not None and live.stopping is not None and live.stopping.ending is None):
             live.stopping = stop
         if first:
-            self._start(self._interrupt(live), f"interrupt {key.session_id}")
+            self.work.start(self._interrupt(live), f"interrupt {key.session_id}")
         return True
 
     async def stop_asked(self, node: str) -> None:
         """Stop the turns that other nodes have asked for."""
-        for key, word in await self._database.read(rows.stopping_of, node):
-            self.stop_turn(key, Stop(ending=ending_of(word)))
+        for key, turn_id, word in await self._database.read(rows.stopping_of, node):
+            self.stop_turn(key, Stop(ending=ending_of(word)), turn_id)
 
     async def _interrupt(self, live: Live) -> None:
         with suppress(Exception):
@@ -166,8 +172,7 @@ class Turns:
         with suppress(TimeoutError):
             await asyncio.wait_for(live.finished.wait(), GRACE_S)
             return
-        if live.timeout is not None and not live.finished.is_set():
-            live.timeout.reschedule(asyncio.get_running_loop().time())
+        _force(live)
 
     async def drain(self, timeout_s: float) -> None:
         """Take no turns any more; let those that run end by themselves, then end them. Complete on return: nothing that
@@ -186,11 +191,7 @@ class Turns:
             )
         await self._settled(until_s + GRACE_S + 1 + FORCE_S)
         self._over = True
-        left = list(self._tasks)
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left, timeout=FORCE_S)
+        await self.work.end(FORCE_S)
         await self.opened.close_all()
 
     async def _settled(self, until_s: float) -> None:
@@ -204,27 +205,25 @@ class Turns:
     async def lost(self) -> None:
         """The lease is lost: end everything here, and write nothing of it."""
         for live in list(self.live.values()):
-            if live.timeout is not None and not live.finished.is_set():
-                live.stopping = live.stopping or Stop()
-                live.timeout.reschedule(asyncio.get_running_loop().time())
+            live.stopping = live.stopping or Stop()
+            _force(live)
         await self.opened.close_all()
 
     # --- running -------------------------------------------------------------------------------------------------
 
     def _run(self, begun: Begun) -> None:
         session = begun.session
+        before = self.live.get(session.key)
+        if before is not None and before.turn.turn_id == begun.turn.turn_id:
+            return
+        if not self._owner.is_under(session.node):  # the lease was lost meanwhile: it is taken over
+            return
         meter = money.Meter(self.rate_of(session), agent_of(session, begun.turn.message))
         worst = self._worst(session, begun.turn.message) if begun.turn.reservation == "held" else 0
         live = Live(session, begun.turn, meter, worst or 0, self._notices.tell)
-        before = self.live.get(session.key)
         self.live[session.key] = live
         self._notices.tell(session.key)
-        self._start(self._live(live, begun.left_nanousd, before), f"turn {begun.turn.turn_id}")
-
-    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.work.start(self._live(live, begun.left_nanousd, before), f"turn {begun.turn.turn_id}")
 
     async def _live(self, live: Live, left_nanousd: int | None, before: Live | None) -> None:
         loop = asyncio.get_running_loop()
@@ -370,8 +369,6 @@ class Turns:
             except AdjournError as error:
                 _log.warning("turn_not_settled", turn=live.turn.turn_id, error=error.message)
             except Exception:
-                if not outcome.said:
-                    raise
                 # It is settled all the same, or its session would never take another turn.
                 _log.exception("turn_not_kept", turn=live.turn.turn_id)
                 outcome = live.unkept(outcome)
@@ -384,7 +381,8 @@ class Turns:
         return live.stopping.ending if live.stopping is not None else None
 
 
-def _heard(task: asyncio.Task[object]) -> None:
-    """Nobody is left to be told what came of it."""
-    if not task.cancelled():
-        task.exception()
+def _force(live: Live) -> None:
+    """End its runner's part now. One that has not begun sees that it is stopped; one that is over is let go of."""
+    if live.timeout is not None and not live.finished.is_set():
+        with suppress(RuntimeError):  # that part is over
+            live.timeout.reschedule(asyncio.get_running_loop().time())

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("parent_id", sa.Text, nullable=True),
         sa.Column("root_id", sa.Text, nullable=False),
         sa.Column("resumed_from", sa.Text, nullable=True),
+        sa.Column("idempotency", sa.LargeBinary, nullable=True),
         sa.Column("revision", sa.BigInteger, nullable=False),
         sa.Column("epoch", sa.BigInteger, nullable=False),
         sa.Column("node", sa.Text, nullable=True),
@@ -93,6 +94,7 @@ def upgrade() -> None:
         sa.Column("reserved_nanousd", sa.BigInteger, nullable=False),
         sa.Column("reservation", sa.Text, nullable=False),
         sa.Column("answer", sa.LargeBinary, nullable=False),
+        sa.Column("so_far", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("tenant", "session_id", "number"),
     )
     op.create_table(
@@ -132,6 +134,14 @@ def upgrade() -> None:
         sa.Column("session_id", sa.Text, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("tenant", "session_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "budget_totals",
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("user_id", sa.Text, nullable=False),
+        sa.Column("total_nanousd", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "user_id"),
         sqlite_with_rowid=False,
     )
     op.create_table(
@@ -181,6 +191,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "snapshot_id", "number"),
     )
     _index("sessions_by_due", "sessions", ["due_ms"], where="due_ms IS NOT NULL")
+    _index(
+        "sessions_by_idempotency", "sessions", ["tenant", "idempotency"], unique=True, where="idempotency IS NOT NULL"
+    )
     _index("sessions_by_interface", "sessions", ["tenant", "interface", "id"])
     _index("sessions_by_kind", "sessions", ["tenant", "kind", "id"])
     _index("sessions_by_node", "sessions", ["node"], where="node IS NOT NULL")
