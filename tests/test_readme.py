@@ -65,8 +65,10 @@ def constants(source: str) -> list[str]:
 
 
 def test_messages_that_are_explained_are_said() -> None:
-    """Each message in the tables of docs/howto/troubleshoot.md is one that the source says, `…` aside."""
-    page = (ROOT / "docs" / "howto" / "troubleshoot.md").read_text("utf-8")
+    """Each message in the tables of the pages on troubles is one that the source says, `…` aside."""
+    page = "".join(
+        (ROOT / "docs" / "howto" / name).read_text("utf-8") for name in ("troubleshoot.md", "host-sessions.md")
+    )
     rows = re.findall(r"\| message \| .+\n.*\n((?:\|.*\n)+)", page)
     messages = [message for row in rows for message in re.findall(r"^\| `([^`]+)`", row, re.MULTILINE)]
     assert len(messages) > 8

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
+
+from tests.documented import documented_rows
 
 from adjourn.sessions.hosting import PATTERNS, Pattern
 from adjourn.sessions.lifecycle import ENDED, NEXT
@@ -41,3 +44,20 @@ def test_what_the_patterns_promise() -> None:
 def test_a_runner_that_is_opened_first_stays_open() -> None:
     """What is opened when a session is created is there for every turn of it."""
     assert all(hosting.stays_open for hosting in PATTERNS.values() if hosting.opens == "create")
+
+
+def test_the_guide_says_what_they_are() -> None:
+    """The table of docs/howto/host-sessions.md is this data, in words."""
+    runner = {
+        ("turn", False): ("for its turn", "for each turn"),
+        ("turn", True): ("for its first turn, and stays",),
+        ("create", True): ("at once, and stays",),
+    }
+    page = documented_rows(Path(__file__).parents[2] / "docs" / "howto" / "host-sessions.md", section="Which pattern")
+    assert [name for name in page if name in PATTERNS] == list(PATTERNS)
+    for name, hosting in PATTERNS.items():
+        _, done, failed, died, opened, several, starts, kept = page[name]
+        assert (done, failed, died) == (hosting.after_turn, hosting.after_failed_turn, hosting.after_death), name
+        assert opened in runner[hosting.opens, hosting.stays_open], name
+        assert (several == "yes", starts == "yes") == (hosting.several_agents, hosting.starts_turns), name
+        assert kept == f"`{hosting.retention}`", name
