@@ -45,6 +45,7 @@ NEEDS: dict[tuple[str, str], Permission] = {
     ("POST", "/v1/sessions"): "sessions:write",
     ("GET", "/v1/sessions"): "sessions:read",
     ("GET", "/v1/sessions/stats"): "sessions:read",
+    ("GET", "/v1/sessions/limits"): "sessions:read",
     ("GET", "/v1/sessions/session_id"): "sessions:read",
     ("PATCH", "/v1/sessions/session_id"): "sessions:write",
     ("DELETE", "/v1/sessions/session_id"): "sessions:write",

@@ -20,16 +20,16 @@ def limited(limits: Limits, **fields: Any) -> Session:
 
 def test_who_asks_for_nothing_gets_what_the_server_allows() -> None:
     """Each bound of the settings is the limit of a session that names none; where there is none, it has none."""
-    assert bounded(Limits(), BOUNDS) == Limits(
+    assert bounded(Limits(), BOUNDS, "acme") == Limits(
         max_turns=40, max_budget_usd=Decimal("2.5"), max_idle_ms=60_000, turn_timeout_ms=600_000
     )
-    assert bounded(Limits(), HostingSettings(turn_timeout_ms=None)) == Limits()
+    assert bounded(Limits(), HostingSettings(turn_timeout_ms=None), "acme") == Limits()
 
 
 def test_who_asks_for_less_or_all_gets_that() -> None:
     """Up to the bound itself; where there is no bound, anything."""
     asked = Limits(max_turns=40, max_budget_usd=Decimal("2.50"), max_idle_ms=1, max_tokens=2**53, turn_timeout_ms=1)
-    assert bounded(asked, BOUNDS) == asked
+    assert bounded(asked, BOUNDS, "acme") == asked
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_who_asks_for_less_or_all_gets_that() -> None:
 def test_who_asks_for_more_is_told_where(asked: Limits, name: str, shown: str) -> None:
     """The refusal has the path, both numbers and the setting that would have to be raised."""
     with pytest.raises(LimitReached) as caught:
-        bounded(asked, BOUNDS)
+        bounded(asked, BOUNDS, "acme")
     assert caught.value.path == f"limits.{name}"
     assert shown in caught.value.message
 
@@ -52,7 +52,7 @@ def test_who_asks_for_more_is_told_where(asked: Limits, name: str, shown: str) -
 def test_a_budget_in_the_settings_is_that_decimal() -> None:
     """Not the fraction of two that is nearest to it: a tenth is a tenth."""
     for written, nanousd in ((0.1, 100_000_000), (1e-9, 1), (1e9, 10**18), (0.7, 700_000_000)):
-        assert budget_nanousd(bounded(Limits(), HostingSettings(max_budget_usd=written))) == nanousd
+        assert budget_nanousd(bounded(Limits(), HostingSettings(max_budget_usd=written), "acme")) == nanousd
     assert budget_nanousd(Limits()) is None
 
 
