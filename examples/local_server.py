@@ -13,7 +13,7 @@ import string
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from adjourn.sdk.models_sessions import SessionAnswer
 
 
 @contextmanager
-def connected(example: Path) -> Iterator[Client]:
+def connected(example: Path) -> Generator[Client]:
     """A client of the server that is named, or of one that runs as long as the block."""
     if url := os.environ.get("ADJOURN_URL"):
         with Client(url, os.environ.get("ADJOURN_KEY")) as client:
@@ -43,13 +43,13 @@ def completion(adjourn: Client, session: SessionAnswer) -> str:
     """What the log has of how a session ended."""
     event = adjourn.event(session.event_id)
     said = event.completion()
-    assert said.usage is not None
+    assert said.usage is not None and said.outcome is not None
     how = f"{said.outcome.status} {said.outcome.error_code or ''}".strip()
     return f"completion {said.event_id}: {how}, {said.usage.total_tokens} tokens, {event.cost_usd} USD"
 
 
 @contextmanager
-def folder() -> Iterator[Path]:
+def folder() -> Generator[Path]:
     """For what the server writes."""
     if kept := os.environ.get("ADJOURN_DATA_DIR"):
         Path(kept).mkdir(parents=True, exist_ok=True)

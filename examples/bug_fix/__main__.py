@@ -36,9 +36,11 @@ def main() -> None:
                     case ToolCall(name=name, arguments=arguments):
                         print(f"{name}({', '.join(str(value) for value in arguments.values())})")
                         if name == "edit_file":
-                            apply(repository, **arguments)
-                    case ToolResult(output={"passed": passed}):
-                        print("  the tests pass" if passed else "  the tests fail")
+                            apply(repository, **{key: str(value) for key, value in arguments.items()})
+                    case ToolResult(output={"passed": True}):
+                        print("  the tests pass")
+                    case ToolResult(output={"passed": False}):
+                        print("  the tests fail")
                     case _:
                         pass
             print(f"\n{turn.answer().text}")
