@@ -43,7 +43,8 @@ def completion(adjourn: Client, session: SessionAnswer) -> str:
     """What the log has of how a session ended."""
     event = adjourn.event(session.event_id)
     said = event.completion()
-    assert said.usage is not None and said.outcome is not None
+    assert said.usage is not None
+    assert said.outcome is not None
     how = f"{said.outcome.status} {said.outcome.error_code or ''}".strip()
     return f"completion {said.event_id}: {how}, {said.usage.total_tokens} tokens, {event.cost_usd} USD"
 
