@@ -96,3 +96,19 @@ def prompt_of(text: str) -> str:
 def given(**fields: object) -> Mapping[str, object]:
     """Those that were."""
     return {name: value for name, value in fields.items() if value not in (None, "", [], {}, ())}
+
+
+def over(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """Both, objects within them too; what is `above` counts."""
+    found = dict(below)
+    for name, value in above.items():
+        if isinstance(value, dict):
+            inner = found.get(name)
+            value = over(
+                cast("Mapping[str, object]", inner) if isinstance(inner, dict) else {},
+                cast("Mapping[str, object]", value),
+            )
+            if not value:
+                continue
+        found[name] = value
+    return found

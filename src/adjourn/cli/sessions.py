@@ -16,6 +16,7 @@ from adjourn.cli.session_options import (
     Url,
     asking,
     given,
+    over,
     pairs,
     prompt_of,
     read_session,
@@ -38,6 +39,25 @@ BY = ("pattern", "status", "user", "model", "tag")
 Pairs = list[str] | None
 
 
+def _pairs(help_text: str) -> Any:
+    return typer.Option(metavar="KEY=VALUE", help=f"{help_text} May be repeated.")
+
+
+Fields = Annotated[
+    str,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The session's fields, as YAML or JSON; `-` is standard input. What is given besides comes over it.",
+    ),
+]
+Named = Annotated[str, typer.Option(metavar="NAME", help="For the runner.")]
+Several = Annotated[Pairs, typer.Option(metavar="NAME=PROMPT", help="One of several agents. May be repeated.")]
+Tools = Annotated[Pairs, typer.Option(metavar="NAME", help="A tool that the runner may use. May be repeated.")]
+Options = Annotated[Pairs, _pairs("Of the runner; the value is JSON, or text.")]
+Values = Annotated[Pairs, _pairs("The value is JSON, or text.")]
+
+
 @app.command("create")
 def create(
     pattern: Annotated[
@@ -46,38 +66,20 @@ def create(
             metavar="PATTERN", help="ephemeral, long_running, hybrid or single_container; --config may have it."
         ),
     ] = "",
-    config: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="The session's fields, as YAML or JSON; `-` is standard input. What is given besides comes over it.",
-        ),
-    ] = "",
+    config: Fields = "",
     runner: Annotated[str, typer.Option(metavar="NAME", help="One of the server's runners.")] = "",
-    model: Annotated[str, typer.Option(metavar="NAME", help="For the runner.")] = "",
+    model: Named = "",
     system_prompt: Annotated[str, typer.Option(metavar="TEXT", help="For the runner.")] = "",
-    tool: Annotated[
-        Pairs, typer.Option(metavar="NAME", help="A tool that the runner may use. May be repeated.")
-    ] = None,
-    agent: Annotated[Pairs, typer.Option(metavar="NAME=PROMPT", help="One of several agents. May be repeated.")] = None,
-    option: Annotated[
-        Pairs, typer.Option(metavar="KEY=VALUE", help="Of the runner; the value is JSON, or text. May be repeated.")
-    ] = None,
-    limit: Annotated[
-        Pairs, typer.Option(metavar="KEY=VALUE", help="As in --limit max_turns=10. May be repeated.")
-    ] = None,
-    price: Annotated[
-        Pairs, typer.Option(metavar="KEY=VALUE", help="As in --price input_usd_per_mtok=3. May be repeated.")
-    ] = None,
+    tool: Tools = None,
+    agent: Several = None,
+    option: Options = None,
+    limit: Annotated[Pairs, _pairs("As in --limit max_turns=10.")] = None,
+    price: Annotated[Pairs, _pairs("As in --price input_usd_per_mtok=3.")] = None,
     tag: Annotated[Pairs, typer.Option(metavar="TAG", help="May be repeated.")] = None,
     name: Annotated[str, typer.Option(help="What people call it.")] = "",
     user: Annotated[str, typer.Option(metavar="ID", help="Whose it is.")] = "",
-    metadata: Annotated[
-        Pairs, typer.Option(metavar="KEY=VALUE", help="The value is JSON, or text. May be repeated.")
-    ] = None,
-    state: Annotated[
-        Pairs, typer.Option(metavar="KEY=VALUE", help="The value is JSON, or text. May be repeated.")
-    ] = None,
+    metadata: Values = None,
+    state: Values = None,
     parent: Annotated[str, typer.Option(metavar="ID", help="The session that it is a part of.")] = "",
     resumed_from: Annotated[str, typer.Option(metavar="ID", help="An ended session that this one goes on with.")] = "",
     snapshot: Annotated[str, typer.Option(metavar="ID", help="A snapshot to begin from.")] = "",
@@ -85,30 +87,18 @@ def create(
     url: Url = SERVER,
 ) -> None:
     """Begin a session; its id is printed, alone."""
-    fields = dict(read_session(config)) if config else {}
-    inner: dict[str, Any] = dict(cast("dict[str, Any]", fields.get("config") or {}))
-    inner |= given(model=model, system_prompt=system_prompt, allowed_tools=tool)
-    if agent:
-        inner["agents"] = [{"name": each, "system_prompt": said} for each, said in texts("--agent", agent).items()]
-    for key, values in (("options", pairs("--option", option)),):
-        if values:
-            inner[key] = {**cast("dict[str, Any]", inner.get(key) or {}), **values}
-    fields |= given(pattern=pattern, runner=runner, name=name, user_id=user, tags=tag, parent_id=parent)
-    fields |= given(resumed_from=resumed_from, snapshot_id=snapshot, config=inner)
-    more = {
-        "limits": pairs("--limit", limit, exact=True),
-        "price": pairs("--price", price, exact=True),
-        "metadata": pairs("--metadata", metadata),
-        "state": pairs("--state", state),
-    }
-    for key, values in more.items():
-        if values:
-            fields[key] = {**cast("dict[str, Any]", fields.get(key) or {}), **values}
+    agents = [{"name": each, "system_prompt": said} for each, said in texts("--agent", agent).items()]
+    inner = given(model=model, system_prompt=system_prompt, allowed_tools=tool, agents=agents)
+    money = {"limits": pairs("--limit", limit, exact=True), "price": pairs("--price", price, exact=True)}
+    kept = {"metadata": pairs("--metadata", metadata), "state": pairs("--state", state)}
+    plain = given(pattern=pattern, runner=runner, name=name, user_id=user, tags=tag, parent_id=parent)
+    plain = {**plain, **given(resumed_from=resumed_from, snapshot_id=snapshot)}
+    options = {"config": {**inner, **given(options=pairs("--option", option))}}
+    fields = over(read_session(config) if config else {}, {**plain, **money, **kept, **options})
     wanted = fields.pop("pattern", None)
     if not isinstance(wanted, str):
-        raise ConfigInvalid(
-            "PATTERN is missing; give ephemeral, long_running, hybrid or single_container", path="pattern"
-        )
+        fact = "PATTERN is missing; give ephemeral, long_running, hybrid or single_container"
+        raise ConfigInvalid(fact, path="pattern")
     with asking(url) as client:
         made = client.sessions.create(cast("Pattern", wanted), **cast("Any", fields))
     print_json(made) if as_json else print(made.id)
