@@ -27,8 +27,8 @@ BOTH = pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """A file of 5,000 events, to be damaged."""
-    asyncio.run(fill(f"sqlite:///{tmp_path}/a.db", 5_000))
+    """A file of 10,000 events, to be damaged."""
+    asyncio.run(fill(f"sqlite:///{tmp_path}/a.db", 10_000))
     return tmp_path / "a.db"
 
 
@@ -83,8 +83,8 @@ def test_progress_counts_every_event(damaged: Path) -> None:
     seen: list[tuple[int, int]] = []
     with reading(f"sqlite:///{damaged}") as reader:
         assert list(check_log(reader, progress=lambda done, total: seen.append((done, total)))) == []
-    assert seen[0] == (50, 5_000)
-    assert seen[-1] == (5_000, 5_000)
+    assert seen[0] == (50, 10_000)
+    assert seen[-1] == (10_000, 10_000)
 
 
 def test_a_zeroed_header_is_named(damaged: Path) -> None:
@@ -134,9 +134,9 @@ def test_an_overwritten_page_costs_only_its_own_events(damaged: Path) -> None:
     for what in unreadable:
         words = what.split()
         first, last = int(words[words.index("events") + 1]), int(words[words.index("to") + 1])
-        assert 0 < first < last < 5_000
+        assert 0 < first < last < 10_000
         lost += last - first + 1
-    assert sum(_intact(finding) for finding in found) == 5_000 - lost
+    assert sum(_intact(finding) for finding in found) == 10_000 - lost
     assert lost <= 500
 
 

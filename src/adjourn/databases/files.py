@@ -73,7 +73,10 @@ class FileReader:
         return {str(name): [str(row[1]) for row in self.rows(f'PRAGMA table_info("{name}")')] for (name,) in names}
 
     def readable(self, table: str, columns: Sequence[str]) -> Iterator[Row | None]:
-        """Every row that can be read, in the order of rowids; None for each stretch that cannot."""
+        """Every row that can be read; None for each stretch that cannot."""
+        if key := self._key_of(table):
+            yield from self._by_key(table, columns, key)
+            return
         select = f'SELECT rowid, {quoted(columns)} FROM "{table}" NOT INDEXED WHERE rowid BETWEEN ? AND ? ORDER BY 1'
         ranges = [(0, self._last_rowid(table))]
         probes = 0
@@ -92,6 +95,36 @@ class FileReader:
                 else:
                     middle = (low + high) // 2
                     ranges += [(middle + 1, high), (low, middle)]
+
+    def _key_of(self, table: str) -> list[str]:
+        """The primary key of a table that has no rowids; empty for one that has."""
+        kept = self.rows("SELECT 1 FROM pragma_table_list WHERE name = ? AND schema = 'main' AND wr = 1", (table,))
+        info = self.rows(f'PRAGMA table_info("{table}")') if kept else []
+        return [str(row[1]) for row in sorted(info, key=lambda row: int(row[5] or 0)) if row[5]]
+
+    def _by_key(self, table: str, columns: Sequence[str], key: Sequence[str]) -> Iterator[Row | None]:
+        """From both ends to where the first and the last page are damaged: such a table is its own only index."""
+        places = [columns.index(name) for name in key]
+        last: Row | None = None
+        select = f'SELECT {quoted(columns)} FROM "{table}" ORDER BY '
+        try:
+            for row in self.connection.execute(select + ", ".join(f'"{name}"' for name in key)):
+                last = row
+                yield row
+            return
+        except _RAISED as error:
+            if not _unreadable(error):
+                raise
+        yield None
+        reached = None if last is None else tuple(last[place] for place in places)
+        try:
+            for row in self.connection.execute(select + ", ".join(f'"{name}" DESC' for name in key)):
+                if reached is not None and tuple(row[place] for place in places) <= reached:
+                    return
+                yield row
+        except _RAISED as error:
+            if not _unreadable(error):
+                raise
 
     def _last_rowid(self, table: str) -> int:
         try:
