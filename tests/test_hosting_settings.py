@@ -88,6 +88,28 @@ def test_folders_are_absolute() -> None:
     )
 
 
+def test_tenants_are_named_once_and_bounded_by_the_server() -> None:
+    """A name that is none, missing or there twice, and a bound that the server's would undo, are refused with the
+    place; a list of tenants is read as that of runners is."""
+    acme = {"name": "acme", "max_turns": 5, "total_budget_usd": 10, "total_budget_usd_per_user": 10}
+    (found,) = parsed(tenants=[acme], max_turns=5).tenants
+    assert (found.name, found.max_turns, found.total_budget_usd) == ("acme", 5, 10)
+    assert "hosting.tenants[1].name is 'acme', as is that of hosting.tenants[0]" in refused(tenants=[acme, acme])
+    assert "no tenant may be called so" in refused(tenants=[{"name": "a/b"}])
+    assert "hosting.tenants[0].name is missing; give text" in refused(tenants=[{"max_turns": 5}])
+    assert "hosting.tenants[0] is a value of type str; give a mapping with a name" in refused(tenants=["acme"])
+    assert "did you mean 'max_turns'?" in refused(tenants=[{"name": "acme", "maxTurns": 5}])
+    assert "hosting.tenants[0].max_turns is 5, and has no effect above hosting.max_turns (4); lower it" in refused(
+        tenants=[acme], max_turns=4
+    )
+    most = "hosting.tenants[0].max_sessions is 9, and has no effect above hosting.max_sessions_per_tenant (8)"
+    assert most in refused(tenants=[{"name": "acme", "max_sessions": 9}], max_sessions_per_tenant=8)
+    assert "has no effect above hosting.tenants[0].total_budget_usd (10)" in refused(
+        tenants=[{**acme, "total_budget_usd_per_user": 11}]
+    )
+    assert "hosting.tenants[0].total_budget_usd is 0" in refused(tenants=[{"name": "acme", "total_budget_usd": 0}])
+
+
 def test_bounds_are_checked() -> None:
     """Zero, less, and infinite are refused; a lifetime may be years."""
     for bad in ({"max_turns": 0}, {"max_budget_usd": 0}, {"max_budget_usd": float("inf")}, {"turn_timeout_ms": -1}):

@@ -26,6 +26,7 @@ from tests.flipping import (
     runners,
     server,
     sessions,
+    tenants,
     triggers,
     webhook,
 )
@@ -37,7 +38,6 @@ ANY_PORT = {"server.port": 0}
 WEBHOOK = {"routing.destinations": [{"type": "webhook", "url": "https://hooks.example/in"}]}
 PROGRAM = {**QUIET, **runners.AGENT}
 BOX = {**QUIET, **runners.BOXED}
-OURS = {**QUIET, **hosting.OURS}
 
 
 def _made(number: int) -> list[str]:
@@ -338,28 +338,7 @@ ROWS: dict[str, Row] = {
     "hosting.runners[].starts_max": Row(
         [1, 3], runners.most_that_start_at_once, beside={**QUIET, **runners.with_words("late:4")}
     ),
-    "hosting.tenants": Row(
-        [[], [{"name": hosting.TENANT, "max_turns": 1}]], hosting.ended_after_a_turn, ["", "max_turns"], QUIET
-    ),
-    "hosting.tenants[].name": Row(
-        [hosting.TENANT, "other"], hosting.ended_after_a_turn, ["max_turns", ""], {**QUIET, **hosting.OF_ONE_TURN}
-    ),
-    "hosting.tenants[].max_sessions": Row([None, 2], hosting.made_of_three, [_made(3), _made(2)], OURS),
-    "hosting.tenants[].max_sessions_per_user": Row([None, 1], hosting.made_of_three, [_made(3), _made(1)], OURS),
-    "hosting.tenants[].max_idle_ms": Row([None, 60_000], hosting.ended_after_an_hour, ["", "max_idle_ms"], OURS),
-    "hosting.tenants[].max_lifetime_ms": Row(
-        [None, 60_000], hosting.ended_after_an_hour, ["", "max_lifetime_ms"], OURS
-    ),
-    "hosting.tenants[].max_budget_usd": Row([None, 0.005], hosting.ended_after_a_turn, ["", "max_budget_usd"], OURS),
-    "hosting.tenants[].max_turns": Row([None, 1], hosting.ended_after_a_turn, ["", "max_turns"], OURS),
-    "hosting.tenants[].max_tokens": Row([None, 10], hosting.ended_after_a_turn, ["", "max_tokens"], OURS),
-    "hosting.tenants[].turn_timeout_ms": Row([100, 600_000], hosting.turn_of_three_seconds, ["failed", "done"], OURS),
-    "hosting.tenants[].total_budget_usd": Row(
-        [None, 0.015], hosting.turns_of_two_users, [["done"] * 3, ["done", "budget_reached", "refused"]], OURS
-    ),
-    "hosting.tenants[].total_budget_usd_per_user": Row(
-        [None, 0.015], hosting.turns_of_two_users, [["done"] * 3, ["done", "budget_reached", "done"]], OURS
-    ),
+    **tenants.ROWS,
     "otlp.parent_wait_ms": Row([300_000, 600_000], otlp.told_after_five_minutes, [True, False], QUIET),
     "otlp.retention_days": Row([1, 3], otlp.counted_of_a_call_two_days_before, [0, 7], QUIET),
     "logging.level": Row(["warning", "error"], server.lines_of_an_outage, ["text", "nothing"], routing.AWAY),

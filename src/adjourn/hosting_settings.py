@@ -200,7 +200,8 @@ def _tenants(hosting: HostingSettings) -> Iterator[Problem]:
 
 def _within(path: str, value: float | None, above: str, most: float | None) -> Iterator[Problem]:
     if value is not None and most is not None and value > most:
-        fact = f"{path} is {value}, and has no effect above {above} ({most})"
+        shown = [int(each) if each == int(each) else each for each in (value, most)]
+        fact = f"{path} is {shown[0]}, and has no effect above {above} ({shown[1]})"
         yield Problem(path, f"{fact}; lower it, or raise {above}")
 
 

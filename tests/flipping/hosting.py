@@ -10,7 +10,7 @@ from typing import Any
 from tests.flipping.rigs import Flipped, with_node
 from tests.flipping.runners import PROGRAM, THREE_MEGABYTES, runner_of, told
 
-from adjourn.errors import AdjournError, BudgetReached, NotFound
+from adjourn.errors import AdjournError, NotFound
 from adjourn.node import Node
 from adjourn.runner import RunnerConfig
 from adjourn.sessions.session import NewSession, Price, Session
@@ -19,8 +19,6 @@ from adjourn.sessions.turn import Message
 TENANT = "default"
 DAY_MS = 86_400_000
 OTHER = {"hosting.runners": [{"type": "echo", "name": "other"}]}
-OURS = {"hosting.tenants": [{"name": TENANT}]}
-OF_ONE_TURN = {"hosting.tenants": [{"max_turns": 1}]}
 PROGRAMS = {"hosting.runners": [{"type": "command", "name": "agent", "command": PROGRAM, "isolation": "none"}]}
 PRICE = Price(input_usd_per_mtok=Decimal(1), output_usd_per_mtok=Decimal(1))
 
@@ -87,25 +85,6 @@ def ended_after_a_turn(flip: Flipped) -> str:
         session = await made(node, config=config, price=PRICE)
         answer = await node.sessions.send(TENANT, session.id, Message(prompt="hello"))
         return answer.session.error_code
-
-    return with_node(flip, work)
-
-
-def turns_of_two_users(flip: Flipped) -> list[str]:
-    """How each of three ends that cost a cent: two of one user, in a session each, and one of another."""
-
-    async def work(node: Node) -> list[str]:
-        found: list[str] = []
-        for user in ("one", "one", "other"):
-            config = RunnerConfig(options={"cost_usd": "0.01"})
-            session = await made(node, config=config, price=PRICE, user_id=user)
-            try:
-                turn = (await node.sessions.send(TENANT, session.id, Message(prompt="hello"))).turn
-            except BudgetReached:
-                found.append("refused")
-                continue
-            found.append(turn.status if turn.error is None else turn.error.code)
-        return found
 
     return with_node(flip, work)
 

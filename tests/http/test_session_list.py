@@ -82,6 +82,23 @@ def test_what_it_cannot_ask_for_is_refused(server: Serving, query: str, path: st
     assert said in answer.json()["detail"]
 
 
+def test_what_sessions_may_use_is_told(any_server: Serving) -> None:
+    """Of the caller's tenant, and of a user if asked; null is what has no bound; others' sessions do not count."""
+    session = created(any_server, who="other/admin", user_id="me/you")
+    before = any_server.get("/v1/sessions/limits", who="other/reader").json()
+    assert before["limits"]["turn_timeout_ms"] == 600_000
+    assert before["tenant"]["live_sessions"] >= 1
+    assert (before["tenant"]["total_budget_usd"], before["tenant"]["left_usd"], before["user"]) == (None, None, None)
+    mine = any_server.get("/v1/sessions/limits?user_id=me%2Fyou", who="other/reader").json()["user"]
+    assert mine == {"max_sessions": None, "live_sessions": 1, "total_budget_usd": None, "left_usd": None}
+    elsewhere = any_server.get("/v1/sessions/limits?user_id=me%2Fyou").json()["user"]
+    assert elsewhere["live_sessions"] == 0
+    any_server.request("POST", f"/v1/sessions/{session['id']}/terminate", who="other/admin")
+    after = any_server.get("/v1/sessions/limits", who="other/reader").json()
+    assert after["tenant"]["live_sessions"] == before["tenant"]["live_sessions"] - 1
+    assert is_problem(any_server.get(f"/v1/sessions/limits?user_id={'u' * 257}"), 400, "body_invalid")
+
+
 def test_the_figures_add_up_to_what_the_sessions_say(any_server: Serving) -> None:
     """Totals are the sums over all sessions of the tenant, and by pattern, status, user and model they add up too;
     another tenant has figures of its own."""

@@ -9,7 +9,7 @@ from tests.sessions.hosted import session
 from adjourn.errors import LimitReached
 from adjourn.sessions.limits import bounded, budget_nanousd, due_ms, overdue, reached, retention_ms
 from adjourn.sessions.session import Described, Limits, Session, Spent
-from adjourn.settings import HostingSettings
+from adjourn.settings import HostingSettings, TenantSettings
 
 BOUNDS = HostingSettings(max_turns=40, max_budget_usd=2.5, max_idle_ms=60_000)
 
@@ -47,6 +47,30 @@ def test_who_asks_for_more_is_told_where(asked: Limits, name: str, shown: str) -
         bounded(asked, BOUNDS, "acme")
     assert caught.value.path == f"limits.{name}"
     assert shown in caught.value.message
+
+
+def test_the_tighter_of_server_and_tenant_holds() -> None:
+    """For who asks for nothing, and for who asks for more, who is told whose bound it is and where it was set; other
+    tenants know nothing of it."""
+    acme = TenantSettings(name="acme", max_budget_usd=5, max_turns=40, max_tokens=10, turn_timeout_ms=5)
+    hosting = HostingSettings(max_turns=40, max_budget_usd=7.5, tenants=(TenantSettings(name="other"), acme))
+    assert bounded(Limits(), hosting, "acme") == Limits(
+        max_budget_usd=Decimal(5), max_turns=40, max_tokens=10, turn_timeout_ms=5
+    )
+    for tenant in ("other", "unknown"):
+        assert bounded(Limits(), hosting, tenant) == bounded(
+            Limits(), HostingSettings(max_turns=40, max_budget_usd=7.5), ""
+        )
+    with pytest.raises(LimitReached) as caught:
+        bounded(Limits(max_budget_usd=Decimal(6)), hosting, "acme")
+    assert caught.value.path == "limits.max_budget_usd"
+    said = caught.value.message
+    assert said.startswith(
+        "limits.max_budget_usd is 6, more than the 5 that tenant acme may ask for; give at most that"
+    )
+    assert "raise hosting.tenants[1].max_budget_usd" in said
+    with pytest.raises(LimitReached, match=r"the 40 that this server allows; .* raise hosting\.max_turns"):
+        bounded(Limits(max_turns=41), hosting, "acme")
 
 
 def test_a_budget_in_the_settings_is_that_decimal() -> None:

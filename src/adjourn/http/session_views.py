@@ -240,7 +240,8 @@ class StatsView(msgspec.Struct):
 
 class ShareView(msgspec.Struct):
     """What a tenant or a user may use, and what of that; null: no bound of its own. Decimal USD, exact. What running
-    turns hold is not left; it is below zero where the total was lowered to less than was spent."""
+    turns hold is not left; it is below zero where the total was lowered to less than was spent, or the last turn passed
+    it."""
 
     max_sessions: int | None
     live_sessions: int

@@ -117,7 +117,7 @@ def move_totals(tx: Tx, total: Total) -> int:
 
 def left_of(reader: Reader, totals: Sequence[Total]) -> dict[str, int]:
     """What is left of each, by its user; what running turns hold is not. Below zero where it was lowered to less than
-    was spent."""
+    was spent, or the last turn passed it."""
     left = {total.user_id: total.nanousd for total in totals}
     for total in totals:
         found = reader.rows("SELECT balance FROM accounts WHERE name = ?", (total.account,))

@@ -61,7 +61,9 @@ def changed(old: Limits, asked: Limits) -> Limits:
 
 
 def _value(most: float | None) -> int | Decimal | None:
-    return Decimal(str(most)) if isinstance(most, float) else most
+    if isinstance(most, float):  # 5 of 5.0, as it was written
+        return Decimal(int(most)) if most.is_integer() else Decimal(str(most))
+    return most
 
 
 def budget_nanousd(limits: Limits) -> int | None:
