@@ -1,4 +1,4 @@
-"""What a user sees of the settings of a single tenant's sessions: rows of the table in tests/test_settings_matter.py."""
+"""What a user sees of the settings of one tenant's sessions: rows of the table in tests/test_settings_matter.py."""
 
 from __future__ import annotations
 
