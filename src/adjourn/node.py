@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -293,7 +292,7 @@ class Node:
             prices=self.prices,
             compose=Compose(self.ingest),
             talk=Talk(),
-            workspaces=Path(os.path.abspath(self.settings.workspaces_dir)),
+            workspaces=Path(self.settings.workspaces_dir),
             new_name=lambda: new_id("node", self.clock.wall_ms()),
         )
         self.sessions = Sessions(means)

@@ -16,6 +16,7 @@ from adjourn.clock import ManualClock, SystemClock
 from adjourn.node import Node
 from adjourn.sessions.session import Limits
 from adjourn.sessions.turn import Completing
+from adjourn.typed import convert
 
 KINDS = pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 HOUR_S = 3600.0
@@ -43,7 +44,7 @@ def test_a_limit_of_time_ends_a_session_when_it_is_reached(tmp_path: Path, kind:
     async def run() -> None:
         clock = ManualClock()
         async with node_by(mapped_of(kind, tmp_path), clock) as node:
-            session = await made(node, limits=Limits(**{name: 60_000}))  # type: ignore[arg-type]  # a number
+            session = await made(node, limits=convert({name: 60_000}, Limits))
             clock.advance(30)
             await node.sessions.send(ME, session.id, say())
             clock.advance(29)
