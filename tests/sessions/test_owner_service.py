@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from tests.sessions.rigs import mapped_of, node_of
 import adjourn.logs.leases
 from adjourn.errors import Fenced, StatusRefused, TurnRunning, Unavailable
 from adjourn.node import Node
+from adjourn.runner import TextDelta, Turn, TurnEvent
+from adjourn.runners.echo import EchoRunner
 from adjourn.sessions import owner_service
 from adjourn.sessions.live import Stop
 
@@ -199,5 +201,66 @@ def test_a_conversation_goes_on_at_any_node(tmp_path: Path, kind: str) -> None:
                 await other.sessions.send(ME, bound.id, say())
             assert (await one.sessions.send(ME, bound.id, say())).turn.status == "done"
             await sound(one)
+
+    asyncio.run(run())
+
+
+class Lingers(EchoRunner):
+    """Breaks in a turn, and then takes its time to be closed; or hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing, self.may = asyncio.Event(), asyncio.Event()
+        self.broken: set[str] = set()
+
+    async def turn(self, session_id: str, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
+        if "breaks" in turn.said.parts[0].text:
+            self.broken.add(session_id)
+            raise ZeroDivisionError
+        yield TextDelta("so far")
+        await asyncio.sleep(3600)
+
+    async def close(self, session_id: str, workspace: str = "") -> None:
+        if session_id in self.broken:
+            self.closing.set()
+            await self.may.wait()
+        await super().close(session_id, workspace)
+
+
+@KINDS
+def test_with_the_lease_every_turn_ends(tmp_path: Path, kind: str) -> None:
+    """Whatever one of them is at, such as closing its runner, the others are ended too."""
+
+    async def run() -> None:
+        async with node_of(mapped_of(kind, tmp_path)) as node:
+            runner = Lingers()
+            node.sessions._means.runners["echo"] = runner  # type: ignore[index]  # a dict underneath
+            sessions = [await made(node) for _ in range(2)]
+            await node.sessions.begin(ME, sessions[0].id, say("breaks"))
+            await runner.closing.wait()
+            await node.sessions.begin(ME, sessions[1].id, say("hangs"))
+            await until_told(node, sessions[1], "text_delta")
+            hangs = node.sessions.turns.live[sessions[1].key]
+            await node.sessions.turns.lost()
+            await asyncio.wait_for(hangs.finished.wait(), 60)
+            runner.may.set()
+
+    asyncio.run(run())
+
+
+@KINDS
+def test_a_lease_is_not_forgotten_while_something_is_held_under_it(tmp_path: Path, kind: str) -> None:
+    """Or nobody would look for what is: what is written last counts."""
+
+    async def run() -> None:
+        async with node_of(mapped_of(kind, tmp_path)) as node:
+            session = await made(node, "single_container")
+            name = node.sessions.owner.name
+            assert not await node.database.write(owner_service._forget_unused, name)
+            await node.sessions.terminate(ME, session.id)
+            assert await node.database.write(owner_service._forget_unused, name)
+            assert not await node.database.read(
+                lambda reader: reader.rows("SELECT 1 FROM leases WHERE name = ?", (name,))
+            )
 
     asyncio.run(run())

@@ -117,9 +117,7 @@ class Turns:
         raise TooBusy("many turns begin at once that share what is left of a budget; send again", retry_after_ms=100)
 
     async def _run_begun(self, key: SessionKey, root_id: str, fence: Fence) -> None:
-        begun = await self._database.write(
-            takeover.running, key, fence.name, self.totals, key=root_id, fence=fence
-        )
+        begun = await self._database.write(takeover.running, key, fence.name, self.totals, key=root_id, fence=fence)
         if begun is not None:
             self._run(begun)
 
