@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from tests.sessions.rigs import mapped_of, node_of
 from adjourn.database import Reader
 from adjourn.errors import BudgetReached, PriceUnknown, SessionEnded, TooBusy
 from adjourn.node import Node
-from adjourn.sessions.budgets import Totals, account_of_total
+from adjourn.sessions import turn_changes
+from adjourn.sessions.budgets import Total, Totals, account_of_total, move_totals, opened_budgets
 from adjourn.sessions.session import Session
 from adjourn.settings import HostingSettings, TenantSettings
 
@@ -257,6 +260,74 @@ def test_two_nodes_that_start_with_different_totals_move_them_once(tmp_path: Pat
             assert left.pop(f"total/{ME}") in {int(each * NANO) - NANO // 5 for each in (total, other_total)}
             assert set(left.values()) <= {int(each * NANO / 2) - NANO // 100 for each in (total, other_total)}
             assert len(left) == 20
+
+    asyncio.run(run())
+
+
+class Meeting:
+    """A transaction whose first reading is over only when another's is."""
+
+    def __init__(self, tx: Any, barrier: threading.Barrier) -> None:
+        self._tx = tx
+        self._barrier = barrier
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> Any:
+        found = self._tx.rows(sql, params)
+        with suppress(threading.BrokenBarrierError):
+            self._barrier.wait(5)
+        self._barrier.abort()  # whatever comes later, or again, waits for nobody
+        return found
+
+
+def test_nodes_that_move_a_total_at_the_same_time_move_it_once(tmp_path: Path) -> None:
+    """Both have read the old total before either has written: the second finds it moved, and leaves it."""
+    first = mapped("postgresql", tmp_path, total_budget_usd=1)
+    wanted = Total(ME, "", 3 * NANO, "")
+
+    async def run() -> None:
+        async with node_of(first) as node, node_of(first) as second:
+            session = await made(node, price=PRICED, options={"cost_usd": "0.1"})
+            await node.sessions.send(ME, session.id, say())
+            barrier = threading.Barrier(2)
+
+            def move(tx: Any) -> int:
+                return move_totals(Meeting(tx, barrier), wanted)
+
+            assert await asyncio.gather(*(each.database.write(move) for each in (node, second))) == [1, 1]
+            assert await balances(node) == {f"total/{ME}": 29 * NANO // 10}
+            assert await node.database.write(move_totals, wanted) == 0
+
+    asyncio.run(run())
+
+
+def test_turns_in_two_lanes_that_want_the_last_of_a_total(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen what is left before either has taken it: one gets it, the other is told that nothing is left."""
+    barrier = threading.Barrier(2)
+
+    def seen(tx: Any, session: Session, totals: Totals) -> list[tuple[str, int]]:
+        found = opened_budgets(tx, session, totals)
+        with suppress(threading.BrokenBarrierError):
+            barrier.wait(5)
+        barrier.abort()
+        return found
+
+    async def run() -> None:
+        # Less than an eighth of what a turn may cost: the first takes it all.
+        async with node_of(mapped("postgresql", tmp_path, total_budget_usd=0.000002)) as node:
+            first, second = await made(node, price=PRICED), await made(node, price=PRICED)
+            while node.database.partition_of(first.root_id) == node.database.partition_of(second.root_id):
+                second = await made(node, price=PRICED)
+            await node.database.write(opened_budgets, first, node.sessions.turns.totals)
+            monkeypatch.setattr(turn_changes, "opened_budgets", seen)
+            both = (node.sessions.begin(ME, session.id, say(options={"hang": True})) for session in (first, second))
+            results = await asyncio.gather(*both, return_exceptions=True)
+            assert sorted(type(one).__name__ for one in results) == ["BudgetReached", "TurnResult"]
+            for session in (first, second):
+                await node.sessions.terminate(ME, session.id)
+            await sound(node)
 
     asyncio.run(run())
 
