@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sessions.hosted import ME, got, made, new, say, sound, story, until, until_told
+from tests.sessions.hosted import ME, PATIENCE_S, got, made, new, say, sound, story, until, until_told
 from tests.sessions.rigs import mapped_of, node_of
 
 from adjourn.database import Tx
@@ -204,5 +204,35 @@ def test_events_that_were_kept_without_an_answer_are_kept_once(tmp_path: Path, k
             answer = await node.sessions.answer(ME, session.id, turn.turn_id)
             assert (answer.turn.status, answer.turn.text) == ("interrupted", "so far")
             await sound(node)
+
+    asyncio.run(run())
+
+
+@KINDS
+def test_what_waits_for_a_container_begins_on_its_node(tmp_path: Path, kind: str) -> None:
+    """That could not begin it at first, and no other node can: not the one that has the sweep."""
+
+    async def failing(*_: object) -> None:
+        raise TooBusy("the database has too much to do; send again", retry_after_ms=1)
+
+    async def run() -> None:
+        mapped = mapped_of(kind, tmp_path)
+        async with node_of(mapped) as sweeper:
+
+            async def swept() -> bool:
+                return sweeper.sessions.sweep._held
+
+            await until(swept)
+            async with node_of(mapped) as node:
+                session = await made(node, "single_container")
+                await node.sessions.begin(ME, session.id, say(options={"hang": True}))
+                waits = await node.sessions.begin(ME, session.id, say("later", queue=True))
+                begin, node.sessions.turns._begin_queued = node.sessions.turns._begin_queued, failing  # type: ignore[assignment,method-assign]  # as if the database were away
+                await node.sessions.interrupt(ME, session.id)
+                assert (await got(node, session)).queued == 1
+                node.sessions.turns._begin_queued = begin  # type: ignore[method-assign]  # it is back
+                answer = await asyncio.wait_for(node.sessions.answer(ME, session.id, waits.turn_id), PATIENCE_S)
+                assert answer.turn.text == "later"
+                await sound(node)
 
     asyncio.run(run())

@@ -334,8 +334,11 @@ class Turns:
             live.settled.set()
             self._notices.tell(live.key)
         if saved is not None and saved.queued and saved.ended_ms is None and not self._draining:
-            with suppress(AdjournError):  # the sweep begins it
+            try:
                 await self.begin_queued(live.key, live.session.root_id)
+            except AdjournError:  # the sweep may be another node's, which cannot begin what this one holds open
+                again = partial(self.begin_queued, live.key, live.session.root_id)
+                self.work.insist(again, f"begin what waits {live.key.session_id}")
 
     async def _settle_until_it_works(self, live: Live) -> Session | None:
         """Raises Fenced where this node has lost its lease."""
