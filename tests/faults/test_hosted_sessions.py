@@ -185,7 +185,7 @@ def run(argument, pipe):
         driver.commit = killing(driver.commit)
     async def main():
         nonlocal armed
-        async with Node(settings) as node:
+        async with Node(configfile.parse(argument["mapped"], "test", {})) as node:
             armed = True
             sessions = node.sessions
             top, _ = await sessions.create("default", new("hybrid"))
@@ -228,17 +228,17 @@ def test_killed_at_every_commit(tmp_path: Path, kind: str, when: str, rng: rando
             last = await sound(node)
             assert all(len(last.completions(session.id)) == 1 for session in last.sessions.values())
 
-    for commit in range(1, 60):
-        folder = tmp_path / str(commit)
-        folder.mkdir()
-        mapped = mapped_of(kind, folder)
-        with Nursery(LIFE, mapped) as nursery:
-            _, lines = nursery.kill_one(after_s=60, pattern=pattern, commit=commit, when=when)
-        lived = lines == ["lived"]
-        if lived:
-            break
-        asyncio.run(look(mapped, commit))
-        shutil.rmtree(folder)
+    with Nursery(LIFE, mapped_of(kind, tmp_path)) as nursery:
+        for commit in range(1, 60):
+            folder = tmp_path / str(commit)
+            folder.mkdir()
+            mapped = mapped_of(kind, folder)
+            _, lines = nursery.kill_one(after_s=60, mapped=mapped, pattern=pattern, commit=commit, when=when)
+            lived = lines == ["lived"]
+            if lived:
+                break
+            asyncio.run(look(mapped, commit))
+            shutil.rmtree(folder)
     assert lived
     print(f"{pattern}: {commit} commits")
 
@@ -282,7 +282,7 @@ async def stopped_outside_of_a_write(node: Node, pid: int) -> ExitStack:
         with ExitStack() as stack:
             stack.enter_context(stopped(pid))
             writing = asyncio.ensure_future(node.database.write(lambda tx: None))
-            done, _ = await asyncio.wait((writing,), timeout=2)
+            done, _ = await asyncio.wait((writing,), timeout=0.5)
             if done:
                 return stack.pop_all()
         await writing
@@ -296,7 +296,7 @@ def test_a_node_that_stood_still_past_its_lease_writes_nothing_more(
 ) -> None:
     """SIGSTOP with a turn of each pattern: another node takes them over; when the first goes on it ends its turns,
     writes nothing of them, and takes a new lease."""
-    lease_ms = 2_000
+    lease_ms = 6_000
     monkeypatch.setattr(adjourn.logs.leases, "LEASE_MS", lease_ms)
     monkeypatch.setattr(owner_service, "LOOK_EVERY_S", 0.1)
     mapped = mapped_of(kind, tmp_path)
