@@ -75,7 +75,7 @@ def test_ids_may_hold_anything_that_an_event_takes(any_server: Serving) -> None:
         ("none/complete", {}, 404, "not_found", ""),
         ("none/complete", {"attempt": 2**70}, 404, "not_found", ""),
         ("none/heartbeat", {"attempt": 0}, 404, "not_found", ""),
-        ("none/complete", {"session_id": "other"}, 400, "body_invalid", ""),
+        ("none/complete", {"session_id": "other"}, 404, "not_found", ""),
         ("none/nothing", {}, 404, "not_found", ""),
     ],
 )
@@ -164,3 +164,9 @@ def test_a_list_is_read_page_by_page(any_server: Serving) -> None:
         assert wrong.status_code in (200, 400)
         assert wrong.status_code == 200 or is_problem(wrong, 400, "body_invalid")
     assert is_problem(any_server.get("/v1/watched-sessions?state=asleep"), 400, "body_invalid")
+
+
+def test_completing_what_is_not_there_is_not_found(any_server: Serving) -> None:
+    """However the body reads: as that of a hosted session, of a watched one, or as neither."""
+    for body in (b'{"outcome": "success"}', b'{"outcome": {"status": "success"}}', b'{"nothing": 1}'):
+        assert is_problem(any_server.request("POST", "/v1/sessions/sess_none/complete", content=body), 404, "not_found")

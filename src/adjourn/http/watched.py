@@ -116,7 +116,12 @@ async def complete_session(request: AnyRequest, session_id: FromPath[str]) -> En
     node, tenant = node_of(request), caller_of(request).tenant
     if await _is_hosted(node, tenant, session_id):
         return SessionView.of(await node.sessions.complete(tenant, session_id, decode(body, Completing)))
-    return await node.watched.complete(tenant, session_id, _body(body, Complete))
+    try:
+        wanted = _body(body, Complete)
+    except BodyInvalid:
+        await node.watched.get(tenant, session_id)  # where there is none, that is what is wrong
+        raise
+    return await node.watched.complete(tenant, session_id, wanted)
 
 
 @get("/v1/watched-sessions/{session_id:str}", guards=[requires("sessions:read")], summary="One watched session")
