@@ -20,7 +20,7 @@ def routes() -> list[tuple[str, str, bool]]:
         for handler in cast(Any, route).route_handlers:
             path = route.path_format.replace("{", "").replace("}", "")
             found += [(path, method, "open" in handler.opt) for method in handler.http_methods if method != "OPTIONS"]
-    return found
+    return sorted(found)
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _, _ in routes()}))
