@@ -245,7 +245,7 @@ def story_in(reader: Reader) -> Story:
         turn = turn_rows.find(reader, str(row[0]), str(row[1]))
         assert turn is not None
         turns.setdefault(turn.key, []).append(turn)
-    accounts = reader.rows("SELECT name, balance FROM accounts WHERE name LIKE 'budget/%'")
+    accounts = reader.rows("SELECT name, balance FROM accounts WHERE name >= 'budget/' AND name < 'budget0'")
     log: list[dict[str, Any]] = []
     for (partition,) in reader.rows("SELECT partition FROM log_heads ORDER BY partition"):
         log += _logged(reader, int(partition or 0))

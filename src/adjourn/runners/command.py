@@ -91,7 +91,7 @@ class _Held:
         """The turn is over: what still comes is for nobody."""
         self.turn_id = ""
         if self.program is not None:
-            self.program.pipes.listening = False
+            self.program.pipes.rest()
 
 
 class CommandRunner:
@@ -316,7 +316,7 @@ class CommandRunner:
         except BaseException:
             await program.stop(grace_ms=0)
             raise
-        program.pipes.listening = False
+        program.pipes.rest()
         return program
 
     async def _ready(self, program: Program) -> None:

@@ -177,7 +177,7 @@ def read(text: bytes, turn_id: str) -> Ready | Log | HistoryWanted | TurnEvent |
         if b'"turn_id"' in text and typed.decoder(Heading).decode(text).turn_id not in ("", turn_id):
             return None
         said = typed.decoder(_PROGRAM_LINE).decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         shown = text[:SHOWN].decode("utf-8", "replace")
         raise Fault(
             "protocol_error", f"the program said what is no line of the protocol: {shown!r} ({error}); mend the program"

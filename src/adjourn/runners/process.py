@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -96,17 +97,25 @@ class Pipes:
         self.listening = True
         self._pause(False)
 
+    def rest(self) -> None:
+        """No turn runs: what comes is read and dropped, so that a program which goes on and on is found out."""
+        self.listening = False
+        self._lines.clear()
+        self._held = 0
+        if self.fault is None:
+            self._pause(False)
+
     async def line(self) -> bytes | None:
-        """The next one; None after the last. Raises Fault."""
+        """The next one; None after the last. Raises Fault, after what was said before it: that may have cost money."""
         while True:
-            if self.fault is not None:
-                raise self.fault
             if self._lines:
                 line = self._lines.popleft()
                 self._held = self._held - len(line) if self._lines else 0
-                if self._paused and self._held < LOW_BYTES:
+                if self._paused and self._held < LOW_BYTES and self.fault is None:
                     self._pause(False)
                 return line
+            if self.fault is not None:
+                raise self.fault
             if self.closed:
                 return None
             self._waiter = asyncio.get_running_loop().create_future()
@@ -122,7 +131,8 @@ class Pipes:
             self._partial = bytearray(rest)
             longest = max(map(len, lines))
             if self.listening:
-                self._lines.extend(line for line in lines if line.strip())
+                fitting = itertools.takewhile(lambda line: len(line) <= self._line_bytes_max, lines)
+                self._lines.extend(line for line in fitting if line.strip())
                 self._held += sum(map(len, lines))
                 self._wake()
         if max(longest, len(self._partial)) > self._line_bytes_max:
