@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -48,11 +47,10 @@ from adjourn.prices import PriceTable
 from adjourn.redaction_rules import parse_rule
 from adjourn.roster import runners_of
 from adjourn.security.service import Keys
-from adjourn.sessions.means import Means
 from adjourn.sessions.service import Sessions
 from adjourn.sessions.watched_service import WatchedSessions
 from adjourn.settings import Settings
-from adjourn.talk import Compose, Talk
+from adjourn.talk import means_of
 from adjourn.tracing import tracing_of
 
 _log = get_logger("adjourn.node")
@@ -107,6 +105,8 @@ class Node:
         self._reconfiguring = asyncio.Lock()
         self._secret = b""
         self._upkeep: asyncio.Task[None] | None = None
+        self._running: list[Delivery | WatchedSessions | Sessions] = []
+        """What is to be stopped, the last first."""
         self._opened = False
         self._closed = False
 
@@ -139,6 +139,14 @@ class Node:
         self._secret = await self.database.read(_secret)
         self.keys = Keys(self.database, self.clock, required=settings.validation.require_authentication)
         self.ingest = Ingest(self.database, self.log, self._ingest_settings(), self.prices, self.clock, self._tracing)
+        try:
+            await self._start(running)
+        except BaseException:
+            await self._stop(lambda: 1.0)
+            raise
+
+    async def _start(self, running: Sequence[Channel]) -> None:
+        settings = self.settings
         await self._start_delivery(running)
         self.dead_letters = DeadLetters(self.database, self.clock)
         self.watched = WatchedSessions(
@@ -150,6 +158,7 @@ class Node:
             take_if=self.ingest.take_if,
             find_all=self.log.find_all,
         )
+        self._running.append(self.watched)
         await self.watched.start()
         await self._start_sessions()
         self.traces = Traces(self.database, self.clock, settings.otlp, self.ingest, self.prices)
@@ -168,16 +177,21 @@ class Node:
         def left_s() -> float:
             return max(0.5, until_s - self.clock.monotonic())
 
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.gather(self._upkeep, return_exceptions=True)
-            await self.traces.stop()
-            await self.sessions.stop(left_s())
-            await self.watched.stop(left_s())
-            await self.delivery.stop(left_s())
-            await self._release_upkeep(left_s())
+        await self._stop(left_s)
         if self._opened:
             await self.database.close(left_s())
+
+    async def _stop(self, left_s: Callable[[], float]) -> None:
+        """All that was started, the last first. Idempotent."""
+        upkeep, self._upkeep = self._upkeep, None
+        if upkeep is not None:
+            upkeep.cancel()
+            await asyncio.gather(upkeep, return_exceptions=True)
+            await self.traces.stop()
+        while self._running:
+            await self._running.pop().stop(left_s())
+        if upkeep is not None:
+            await self._release_upkeep(left_s())
 
     async def _release_upkeep(self, bound_s: float) -> None:
         try:
@@ -280,22 +294,13 @@ class Node:
             on_delivered=self._on_delivered,
             tracing=self._tracing,
         )
+        self._running.append(self.delivery)
         await self.delivery.start()
 
     async def _start_sessions(self) -> None:
-        means = Means(
-            database=self.database,
-            leases=self._leases,
-            clock=self.clock,
-            settings=self.settings.hosting,
-            runners=runners_of(self.settings),
-            prices=self.prices,
-            compose=Compose(self.ingest),
-            talk=Talk(),
-            workspaces=Path(self.settings.workspaces_dir),
-            new_name=lambda: new_id("node", self.clock.wall_ms()),
-        )
-        self.sessions = Sessions(means)
+        given = (self.database, self._leases, self.clock, self.prices, self.ingest, runners_of(self.settings))
+        self.sessions = Sessions(means_of(self.settings, *given))
+        self._running.append(self.sessions)
         await self.sessions.start()
 
     async def _keep_house(self) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
+from adjourn.clock import Clock
 from adjourn.completion.service import Ingest
 from adjourn.conversation import messages, sharing, transcript
 from adjourn.conversation.message import Draft
-from adjourn.database import Reader, Tx
+from adjourn.database import Database, Reader, Tx
 from adjourn.events import Record
-from adjourn.runner import Said, TurnEvent
+from adjourn.ids import new_id
+from adjourn.log import Leases
+from adjourn.prices import PriceTable
+from adjourn.runner import Runner, Said, TurnEvent
+from adjourn.sessions.means import Means
 from adjourn.sessions.session import SessionKey
 from adjourn.sessions.turn import Message, parts_of
 from adjourn.sessions.watch import Problem
+from adjourn.settings import Settings
 
 
 class Talk:
@@ -70,3 +77,27 @@ class Compose:
 
     def event(self, tenant: str, raw: bytes) -> Record | Problem:
         return self._ingest.composed(tenant, raw)
+
+
+def means_of(
+    settings: Settings,
+    database: Database,
+    leases: Leases,
+    clock: Clock,
+    prices: PriceTable,
+    ingest: Ingest,
+    runners: Mapping[str, Runner],
+) -> Means:
+    """What a node hands to its hosted sessions."""
+    return Means(
+        database=database,
+        leases=leases,
+        clock=clock,
+        settings=settings.hosting,
+        runners=runners,
+        prices=prices,
+        compose=Compose(ingest),
+        talk=Talk(),
+        workspaces=Path(settings.workspaces_dir),
+        new_name=lambda: new_id("node", clock.wall_ms()),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,14 @@ def test_what_is_left_is_told(tmp_path: Path, kind: str) -> None:
             await made(node, price=PRICED)
             turn = await node.sessions.begin(ME, one.id, say())
             await until_told(node, one, "cost")
-            during = await node.database.read(allowance, hosting, ME, "one")
-            assert during.user is not None
-            assert (during.user.left_nanousd or 0) <= 300_000_000
+            deadline = time.monotonic() + 60
+            while True:  # what it holds follows what it has told
+                during = await node.database.read(allowance, hosting, ME, "one")
+                assert during.user is not None
+                if (during.user.left_nanousd or 0) <= 300_000_000:
+                    break
+                assert time.monotonic() < deadline, during.user
+                await asyncio.sleep(0.02)
             await node.sessions.interrupt(ME, one.id)
             await node.sessions.answer(ME, one.id, turn.turn_id)
             after = await node.database.read(allowance, hosting, ME, "one")

@@ -6,7 +6,7 @@ take them: whatever they still write finds another epoch in the lease and in the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from adjourn.database import LEASE_MS, Fence, Reader, Tx
 from adjourn.errors import AdjournError, Fenced, Unavailable
@@ -74,19 +74,48 @@ class Owner:
 
     async def release(self, fence: Fence, ending: Ending | None = None) -> None:
         """All that is held under a lease, by the patterns; `ending`: of what was not abandoned. Raises Fenced."""
-        while found := await self._database.read(rows.of_node, fence.name, 1_000):
+        failed: set[rows.SessionKey] = set()
+        while found := [
+            (key, root)
+            for key, root in await self._database.read(rows.of_node, fence.name, 1_000 + len(failed))
+            if key not in failed
+        ]:
             by_lane: dict[int, list[tuple[rows.SessionKey, str]]] = {}
             for key, root in found:
                 by_lane.setdefault(self._database.partition_of(root), []).append((key, root))
             for each in by_lane.values():
                 for start in range(0, len(each), AT_ONCE):
                     part = each[start : start + AT_ONCE]
-                    keys = [key for key, _ in part]
-                    args = (keys, fence.name, self._clock.wall_ms(), self._compose, ending)
-                    self.taken_over += await self._database.write(
-                        takeover.take_over, *args, key=part[0][1], fence=fence, weight=len(part)
-                    )
+                    try:
+                        await self._take_over_some(part, fence, ending)
+                    except AdjournError:
+                        raise
+                    except Exception:  # one of them cannot be read or ended: the others shall not wait for it
+                        failed |= await self._one_by_one(part, fence, ending)
             await self._leases.take(fence.name)
+
+    async def _take_over_some(
+        self, some: Sequence[tuple[rows.SessionKey, str]], fence: Fence, ending: Ending | None
+    ) -> None:
+        args = ([key for key, _ in some], fence.name, self._clock.wall_ms(), self._compose, ending)
+        self.taken_over += await self._database.write(
+            takeover.take_over, *args, key=some[0][1], fence=fence, weight=len(some)
+        )
+
+    async def _one_by_one(
+        self, some: Sequence[tuple[rows.SessionKey, str]], fence: Fence, ending: Ending | None
+    ) -> set[rows.SessionKey]:
+        """Those that failed."""
+        failed: set[rows.SessionKey] = set()
+        for each in some:
+            try:
+                await self._take_over_some([each], fence, ending)
+            except AdjournError:
+                raise
+            except Exception:
+                _log.exception("session_not_taken_over", session=each[0].session_id)
+                failed.add(each[0])
+        return failed
 
     async def stop(self) -> None:
         """Give the lease up. Idempotent. What is still held under it is for others to take over."""

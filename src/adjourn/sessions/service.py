@@ -315,7 +315,10 @@ class Sessions:
             return key.session_id
         root = self._roots.get(key)
         if root is None:
-            root = await self._database.read(rows.root_of, key)
+            session = await self._database.read(rows.find, key)
+            if session is None:  # it may be made yet
+                return key.session_id
+            root = session.root_id
             if len(self._roots) > 10_000:
                 self._roots.clear()
             self._roots[key] = root

@@ -29,6 +29,7 @@ from adjourn.sessions.lifecycle import Ending, Status, limited
 from adjourn.sessions.refusals import not_found, refused
 from adjourn.sessions.rows import Compose
 from adjourn.sessions.session import Limits, NewSession, Patch, Session, SessionKey
+from adjourn.sessions.takeover import INTERRUPTED
 from adjourn.sessions.triggers import Trigger
 from adjourn.sessions.turn import Amending, Message
 from adjourn.sessions.turn_changes import Talk
@@ -254,8 +255,7 @@ def end(tx: Tx, key: SessionKey, ending: Ending, now_ms: int, compose: Compose) 
 def ask_to_stop(tx: Tx, key: SessionKey, turn_id: str, stopping: str) -> Session | None:
     """Ask the node that runs this turn of it to end that."""
     session = rows.load(tx, key)
-    if session is not None and session.turn_id == turn_id and not session.stopping:
-        session.stopping = stopping
+    if session is not None and session.turn_id == turn_id and session.stopping in ("", INTERRUPTED):
         tx.run("UPDATE sessions SET stopping = ? WHERE tenant = ? AND id = ?", (stopping, *key))
     return session
 
@@ -280,8 +280,10 @@ def _look_due(tx: Tx, key: SessionKey, now_ms: int, wall_ms: int, compose: Compo
         _look_again(tx, key, _due_ms(session, now_ms))
         return "queued" if _waits(session) else "later"
     if session.turn_id is not None:
+        # Whoever asked for its end before is not overruled.
+        stopping = reached if session.stopping in ("", INTERRUPTED) else session.stopping
         tx.run(
-            "UPDATE sessions SET stopping = ?, due_ms = ? WHERE tenant = ? AND id = ?", (reached, now_ms + 1_000, *key)
+            "UPDATE sessions SET stopping = ?, due_ms = ? WHERE tenant = ? AND id = ?", (stopping, now_ms + 1_000, *key)
         )
         return reached
     change = Change(session, wall_ms)

@@ -104,15 +104,18 @@ class Sweep:
     async def _some(self, found: Sequence[tuple[SessionKey, str]], now_ms: int) -> None:
         """Those of one lane: their rows together, then whatever else one of them needs."""
         keys = [key for key, _ in found]
-        what = await self._database.write(
-            session_changes.look_due,
-            keys,
-            now_ms,
-            self._clock.wall_ms(),
-            self._compose,
-            key=found[0][1],
-            weight=len(keys),
-        )
+        args = (keys, now_ms, self._clock.wall_ms(), self._compose)
+        try:
+            what = await self._database.write(session_changes.look_due, *args, key=found[0][1], weight=len(keys))
+        except AdjournError:
+            raise
+        except Exception:  # one of them cannot be read or ended: the others shall not wait for it
+            if len(found) == 1:
+                _log.exception("session_not_swept", session=keys[0].session_id)
+                return
+            for each in found:
+                await self._some([each], now_ms)
+            return
         for (key, root_id), due in zip(found, what, strict=True):
             try:
                 await self._one(key, root_id, due)
