@@ -206,6 +206,11 @@ class Story(msgspec.Struct):
         for turn in turns:
             if (turn.reservation == "held") > (turn.status == "running"):
                 yield f"turn {turn.turn_id} is {turn.status} and holds {turn.reserved_nanousd}"
+            wanted = {"running": "held", "abandoned": "forfeited"}.get(turn.status, "settled")
+            if turn.reserved_nanousd and turn.reservation != wanted:
+                yield f"turn {turn.turn_id} is {turn.status}, and its hold {turn.reservation}"
+            if turn.status == "abandoned" and turn.reserved_nanousd not in (0, turn.kept.turn.cost_nanousd):
+                yield f"turn {turn.turn_id} held {turn.reserved_nanousd}, and forfeited {turn.kept.turn.cost_nanousd}"
             if (turn.ended_ms is not None) != bool(turn.answer):
                 yield f"turn {turn.turn_id} ended at {turn.ended_ms} with answer {turn.answer!r}"
         began = [turn for turn in turns if turn.began_ms is not None]
