@@ -26,12 +26,11 @@ from adjourn.runners.jsonlines import Fault, HistoryWanted, Log, Ready
 from adjourn.runners.process import Pipes, Program
 from adjourn.runners.workspace import pack, remove, unpack
 
-log = get_logger("adjourn.runners.command")
+_log = get_logger("adjourn.runners.command")
 
 LAST_WORDS = 1_000
 """Of standard error, in a message; and of a line for the log."""
-SECRET_LENGTH_MIN = 4
-"""Shorter values of `env` are no secrets, and would tear holes into every word."""
+SECRET_LENGTH_MIN = 4  # shorter values of `env` are no secrets, and would tear holes into every word
 
 _SIGNALS = frozenset(int(number) for number in signal.Signals)
 _numbers = itertools.count()
@@ -271,10 +270,13 @@ class CommandRunner:
         return f"; its last words: {words}" if words else ""
 
     def _log(self, held: _Held, said: Log) -> None:
-        write = {"warning": log.warning, "error": log.error, "info": log.info}.get(said.level)
-        if write is not None:
-            text = msgspec.json.encode(said.message[:LAST_WORDS]).decode()  # on one line, whatever it says
-            write("program_log", session_id=held.opening.session_id, message=text)
+        session, text = held.opening.session_id, msgspec.json.encode(said.message[:LAST_WORDS]).decode()  # on one line
+        if said.level == "error":
+            _log.error("program_log", session_id=session, message=text)
+        if said.level == "warning":
+            _log.warning("program_log", session_id=session, message=text)
+        if said.level == "info":
+            _log.info("program_log", session_id=session, message=text)
 
     # --- one process -------------------------------------------------------------------------------------------------
 
@@ -357,7 +359,7 @@ class CommandRunner:
             if why and self._settings.isolation == "bubblewrap":
                 raise RunnerFailed(f"{self._settings.name}: {why}; or set isolation to auto or none")
             if why:
-                log.warning("program_without_bubblewrap", runner=self._settings.name, why=why)
+                _log.warning("program_without_bubblewrap", runner=self._settings.name, why=why)
             self._means = "keeper" if why else "bubblewrap"
         return self._means
 
