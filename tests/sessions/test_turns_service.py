@@ -63,6 +63,8 @@ class Stubborn(EchoRunner):
             await asyncio.sleep(3600)
         elif self.how == "nul":
             yield TurnFailed("a\0b" * 1000, "a\0b")
+        elif self.how == "agent":
+            yield TextDelta("and more", "a\0b")  # a column, which PostgreSQL cannot store
         elif self.how == "surrogate":
             yield TextDelta("\ud800")
         elif self.how == "breaks":
@@ -79,7 +81,7 @@ class Stubborn(EchoRunner):
 
 
 @KINDS
-@pytest.mark.parametrize("how", ["nul", "surrogate", "breaks", "silent"])
+@pytest.mark.parametrize("how", ["nul", "agent", "surrogate", "breaks", "silent"])
 def test_whatever_a_runner_says_its_turn_is_settled(tmp_path: Path, kind: str, how: str) -> None:
     """Codes with NUL, half a character, an exception, no last event: each is a turn that has an end and a cost, and the
     session takes the next message."""
