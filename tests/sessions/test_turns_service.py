@@ -23,9 +23,6 @@ from adjourn.sessions.turn import Completing
 KINDS = pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 
 
-# --- what ends a turn ------------------------------------------------------------------------------------------------
-
-
 @KINDS
 @pytest.mark.parametrize(("pattern", "status", "outcome"), [("hybrid", "idle", ""), ("ephemeral", "error", "timeout")])
 def test_a_turn_that_takes_too_long_fails(tmp_path: Path, kind: str, pattern: Any, status: str, outcome: str) -> None:
