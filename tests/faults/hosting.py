@@ -100,11 +100,16 @@ class Host:
         """Nano-USD left of its budget."""
         return self.story().balances[f"budget/{WHO}/{session['id']}"]
 
+    def hang_up(self) -> None:
+        """On the connections that are kept for further calls."""
+        self.server.client.close()
+        self.server.client = httpx.Client(base_url=self.server.url, timeout=PATIENCE_S, trust_env=False, verify=False)
+
     # --- what is left ------------------------------------------------------------------------------------------------
 
     def settle(self) -> Host:
         """What is open now is what there may be."""
-        self._base = Counter()
+        self.hang_up()
         self._base = steady(self)
         return self
 
@@ -149,6 +154,7 @@ class Host:
         )
 
     def _opened(self) -> list[str]:
+        self.hang_up()
         more = descriptors(self.server.process.pid) - self._base
         return [f"{count} more of {kind} open" for kind, count in more.items()]
 
@@ -238,7 +244,7 @@ def warm(host: Host) -> Host:
         host.turn(session)
         assert host.delete(session, force=True).status_code == 204
     with ThreadPoolExecutor(16) as pool:  # the database's connections
-        list(pool.map(lambda _: httpx.get(host.server.url + "/v1/sessions", headers=host.server.bearer()), range(64)))
+        list(pool.map(lambda _: host.server.get("/v1/sessions"), range(64)))
     return host.settle()
 
 

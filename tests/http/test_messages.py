@@ -224,7 +224,7 @@ def test_a_turn_that_waits_stops_with_its_client_when_it_begins(any_server: Serv
         running = shown(any_server, session)["turn_id"]
         any_server.request("POST", f"/v1/sessions/{session['id']}/interrupt")
         assert told(first)[-1]["data"]["turn_id"] == running
-    until(lambda: shown(any_server, session)["status"] == "idle" and not shown(any_server, session)["queued"])
+    until(lambda: (now := shown(any_server, session))["status"] == "idle" and not now["queued"])
     turns = [event["data"] for event in events(any_server, session) if event["type"] == "turn_ended"]
     assert [turn["status"] for turn in turns] == ["interrupted", "interrupted"]
 

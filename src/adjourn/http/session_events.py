@@ -19,6 +19,7 @@ from adjourn.http import sse
 from adjourn.http import stream as bounds
 from adjourn.http.auth import caller_of, node_of
 from adjourn.http.following import Follower, Followers
+from adjourn.http.protocol import SAID_ALL, SAID_ALL_IS_GONE
 from adjourn.http.session_views import SessionEventView
 from adjourn.security.roles import Permission
 from adjourn.sessions.session import Session
@@ -94,6 +95,10 @@ class SessionStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", sse.MEDIA_TYPE.encode())]
         headers += [(name.encode(), value.encode()) for name, value in sse.HEADERS.items()]
+        if self._on_gone is not None:  # not at the second heartbeat: a turn costs money until it is stopped
+            state = cast("dict[str, object]", scope["state"])
+            state[SAID_ALL_IS_GONE] = True
+            self._gone = bool(state.get(SAID_ALL))
         self._followers.enter(self._wake)
         listening = asyncio.create_task(self._listen(receive), name="session-listen")
         follower = self._following.follower(self._after, self._wake, live=self._live)
